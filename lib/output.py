@@ -1,0 +1,98 @@
+"""What a script says and writes: one line on stderr, whole files, an exit code.
+
+`vendor.py` copies what stands between the markers into the scripts; the imports stay with the script.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+
+# vendor:begin
+class UsageError(ValueError):
+    """What the user can mend (an argument, a key, a query): one line, exit code 2."""
+
+
+def printable(text: object) -> str:
+    """`text` on one line that no terminal obeys: escapes, line ends, bidi marks and lone surrogates spelled out.
+
+    VirusTotal's strings come from malware authors; str.isprintable() is False for just those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(message: object) -> None:
+    """One line on stderr; stdout is for data alone."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name, on disk to the last byte, when the block succeeds.
+
+    When the block fails nothing appears, and what stood at `path` stays. Raises OSError.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+        if os.name == "posix":  # the rename itself must survive a power cut; Windows cannot open a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cli(main: Callable[..., int] | typer.Typer, doc: str | None) -> NoReturn:
+    """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+
+    Whatever the user can mend, and whatever the network did, is one line on stderr and the error's `exit_code`.
+    SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that the reader closed ends quietly.
+    """
+    app = main if isinstance(main, typer.Typer) else typer.Typer(rich_markup_mode=None, add_completion=False)
+    if callable(main) and not isinstance(main, typer.Typer):
+        app.command(help=(doc or "").replace("\n\n", "\n\n\b\n"))(main)  # \b: typer keeps the lines as written
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code: Any = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        code = 130
+    except typer.TyperException as error:
+        say(f"error: {error.format_message()} (--help shows the usage)")
+        code = error.exit_code
+    except (UsageError, OSError) as error:
+        say(f"error: {error}")
+        code = 2 if isinstance(error, UsageError) else 1
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        say(f"error: {error}")
+        code = error.exit_code
+    sys.exit(code)
+
+
+# vendor:end

@@ -1,0 +1,281 @@
+"""VirusTotal's objects as rows, the rows as a pandas table, the table as a file or on a terminal.
+
+`vendor.py` copies what stands between the markers into the scripts; the imports stay with the script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dictpath import dictpath
+from output import UsageError, printable, whole_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# vendor:begin
+SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+
+
+def columns(specs: Iterable[str]) -> dict[str, str]:
+    """`--column` arguments as {name: JSONPath}: `NAME=$.a.b`, `$.a.b`, or an attribute's path (`pe_info.imphash`).
+
+    Raises UsageError for a path that does not parse.
+    """
+    chosen = {}
+    for spec in specs:
+        named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
+        name, path = named.groups() if named else (spec, spec)
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
+            path = "$.attributes." + re.sub(
+                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
+            )
+        try:
+            dictpath.parse(path)
+        except ValueError as error:
+            raise UsageError(f"--column {spec}: {error}") from None
+        chosen[name] = path
+    return chosen
+
+
+def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = False) -> dict[str, Any]:
+    """An object as {column: value}: id, type, url (of a URL), then the `chosen` columns or, if none, all there is.
+
+    A chosen path with one match gives that value, with several a list, with none None. All there is: the attributes
+    under their paths, the context attributes likewise with that word in front, an item's error; each engine's
+    verdict (`last_analysis_results`, some 70 times 5 values) only if asked for.
+    """
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    start = {"id": item.get("id"), "type": item.get("type")}
+    if "url" in context or "url" in attributes:
+        start["url"] = context.get("url") or attributes.get("url")
+    if chosen:
+        found = {name: dictpath.get_all(item, path) for name, path in chosen.items()}
+        return start | {name: values if len(values) > 1 else (values or [None])[0] for name, values in found.items()}
+
+    def leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                yield from leaves(inner, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", inner
+
+    if not verdicts:
+        attributes = {key: value for key, value in attributes.items() if key != "last_analysis_results"}
+    # An attribute may be called `type` too.
+    rest = {f"attributes.{key}" if key in start else key: value for key, value in leaves(attributes, "")}
+    rest |= leaves({key: value for key, value in context.items() if key != "url"}, "context_attributes.")
+    return start | rest | dict(leaves(item.get("error") or {}, "error."))
+
+
+def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The `rows` as a table with id, type and url first, then the columns as chosen, or else by name.
+
+    Dates are UTC timestamps, whole numbers stay whole where a row lacks them (Int64), lists stay lists.
+    """
+    import pandas as pd
+
+    first = [name for name in ("id", "type", "url") if name != "url" or any("url" in r for r in rows)]
+    rest = list(chosen) or sorted({name for r in rows for name in r})
+    names = list(dict.fromkeys(first + rest))
+    frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
+    dates = []
+    for name in names:
+        key = re.split(r"[.\[]", chosen.get(name, name))[-1].strip("']")
+        # vt-py's own rule for what is a date; some are strings, and some no date at all: those stay as they are.
+        if re.fullmatch(r".+_date|date|last_login|user_since", key):
+            values = frame[name].dropna()
+            if len(values) and all(
+                str(v).isdecimal() and int(v) < 253402300800 for v in values
+            ):  # before the year 10000
+                frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
+                dates.append(name)
+    others = [name for name in names if name not in dates]
+    frame[others] = frame[others].convert_dtypes(convert_floating=False)
+    return frame
+
+
+def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
+    """Finds what would fail only after the quota is spent: a suffix, a folder, a driver. Raises UsageError.
+
+    `resuming` with a cursor, a file that is there holds the part before and is not to be written over.
+    """
+    for output in outputs:
+        path = Path(output)
+        if "://" in output:
+            database(output).connect().close()
+        elif path.suffix not in SUFFIXES:
+            raise UsageError(f"--output {output}: ends in none of {' '.join(SUFFIXES)}, nor is it a database URL")
+        elif path.is_dir() or not path.parent.is_dir():
+            raise UsageError(f"--output {output}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}")
+        elif not os.access(path.parent, os.W_OK):
+            raise UsageError(f"--output {output}: may not write in {path.parent}")
+        elif resuming and path.is_file() and path.suffix not in (".db", ".sqlite"):
+            raise UsageError(f"--output {output} exists and holds the part before --cursor: name another file")
+
+
+def database(output: str) -> Any:
+    """A SQLAlchemy engine for a database URL or an SQLite file. Raises UsageError when there is no way to connect."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(output if "://" in output else f"sqlite:///{output}")
+        engine.connect().close()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
+        where = re.sub(r"//.*@", "//…@", output)  # a password may stand there
+        raise UsageError(f"--output {where}: {str(error).splitlines()[0]}{cure}") from None
+    return engine
+
+
+def cell(value: Any) -> Any:
+    """A value as one cell of a file: lists and dicts as JSON text; all else, NaN and NA too, as it is."""
+    return to_json(value) if isinstance(value, list | dict) else value
+
+
+def to_json(value: Any) -> str:
+    """`value` as JSON on one line, readable, with every character that a terminal may obey escaped."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula (a leading ', as OWASP's "CSV Injection" has it), and no terminal
+    for a command. Text alone can be either; numbers and dates stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    # Full-width forms too: spreadsheets of East Asian locales take them. Blanks before the sign do not stop them.
+    return ("'" if re.match(r"\s*[=+\-@\t\r\n＝＋－＠|%]", value) else "") + printable(value)
+
+
+def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
+    """The table as `csv`, `jsonl` or `markdown` text. `raw` leaves the cells of CSV as VirusTotal sent them.
+
+    JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
+    """
+    import pandas as pd
+
+    frame = iso_dates(frame)
+    if form == "jsonl":
+        rows = frame.astype(object).to_dict(orient="records")
+        kept = ({k: v for k, v in row.items() if isinstance(v, list) or v == v and v is not None} for row in rows)
+        return "".join(f"{to_json(row)}\n" for row in kept)
+    cells = frame.astype(object).map(cell)
+    if form == "markdown":
+        from tabulate import tabulate
+
+        special = re.compile(r"([\\`*_\[\]<>|&~$#]|:(?=//)|@|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
+        plain = cells.astype(object).where(cells.notna(), "").map(lambda v: special.sub(r"\\\1", printable(v)))
+        headers = [special.sub(r"\\\1", printable(name)) for name in frame.columns]
+        return tabulate(plain.values.tolist(), headers, tablefmt="pipe", disable_numparse=True) + "\n"
+    if not raw:
+        cells = cells.map(defused).rename(columns=defused)
+    return str(cells.to_csv(index=False, lineterminator="\n"))
+
+
+def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
+    dates = frame.select_dtypes("datetimetz").columns
+    return frame.assign(**{name: frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ") for name in dates})
+
+
+def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
+    """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
+
+    Should one fail, the table is kept as JSON lines in the temporary folder, and the OSError says where.
+    """
+    for output in outputs:
+        try:
+            write_one(frame, output, raw=raw, table=table)
+        except Exception as error:  # whatever the library or the disk says: these rows cost quota
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
+            ) as kept:
+                kept.write(to_text(frame, "jsonl"))
+            raise OSError(
+                f"cannot write {re.sub('//.*@', '//…@', output)}: {error}; the rows are kept in {kept.name}"
+            ) from error
+
+
+def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
+    """See `write`. Raises whatever pandas and its engines raise."""
+    path = Path(output)
+    if "://" in output or path.suffix in (".db", ".sqlite"):
+        add_rows(frame.astype(object).map(cell).convert_dtypes(convert_floating=False), database(output), table)
+        return
+    with whole_file(path) as part:
+        if path.suffix == ".parquet":
+            to_parquet(frame, part)
+        elif path.suffix == ".xlsx":
+            to_xlsx(frame, part, raw=raw)
+        else:
+            form = "markdown" if path.suffix == ".md" else path.suffix[1:]
+            part.write_text(to_text(frame, form, raw=raw), encoding="utf-8", newline="")
+
+
+def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
+    """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
+    import sqlalchemy
+
+    folded: dict[str, str] = {}  # SQL's names do not differ by case, VirusTotal's keys (HTTP headers') may
+    for name in frame.columns:
+        again = sum(name.lower() == other.lower() for other in folded)
+        folded[name] = f"{name}_{again + 1}" if again else name
+    frame = frame.rename(columns=folded)
+    with engine.begin() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        if inspector.has_table(table):
+            known = {column["name"].lower() for column in inspector.get_columns(table)}
+            quote = connection.dialect.identifier_preparer.quote
+            for name in (name for name in frame.columns if name.lower() not in known):
+                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
+                connection.execute(sqlalchemy.text(statement))
+        frame.to_sql(table, connection, if_exists="append", index=False)
+
+
+def to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """The table as Parquet; a column whose values have no common type becomes JSON text."""
+    import pyarrow as pa
+
+    def typed(column: pd.Series[Any]) -> pd.Series[Any]:
+        try:
+            pa.array(column, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return column.map(to_json, na_action="ignore")
+        return column
+
+    frame.apply(typed).to_parquet(path, index=False)
+
+
+def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
+    """The table as a workbook: no formulas and no links but `raw`'s; a cell too long for Excel says what was cut."""
+    import pandas as pd
+
+    def shown(value: Any) -> Any:
+        value = cell(value) if raw else defused(cell(value))
+        most = 32_767  # characters: Microsoft's "Excel specifications and limits"
+        return (
+            f"{value[: most - 40]} [cut: {len(value)} characters]"
+            if isinstance(value, str) and len(value) > most
+            else value
+        )
+
+    dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
+    sheet = frame.astype(object).map(shown).assign(**dates)
+    options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
+    with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
+        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
+            book, index=False, freeze_panes=(1, 1)
+        )
+
+
+# vendor:end

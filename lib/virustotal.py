@@ -1,0 +1,316 @@
+"""`VirusTotal`, the one place where the network's misfortunes are met, and its `pages`, which lose and repeat nothing.
+
+`vendor.py` copies what stands between the markers into the scripts; the imports stay with the script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import json
+import os
+import random
+import re
+import time
+import tomllib
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aiolimiter
+import tenacity
+import vt
+import yarl
+
+from output import UsageError, say
+
+
+# vendor:begin
+class VirusTotalError(vt.APIError):
+    """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
+
+    `status` is HTTP's (0: no whole answer), `retry_after` seconds or None, `heals` whether asking again may help,
+    `sent` whether VirusTotal may have carried the request out, `cursor` where the pages go on.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, heals: bool = False, sent: bool = True) -> None:
+        super().__init__(code, message)
+        self.status, self.heals, self.sent = status, heals, sent
+        self.retry_after: float | None = None
+        self.cursor: str | None = None
+
+    def __str__(self) -> str:
+        resume = f"; go on with --cursor {self.cursor}" if self.cursor else ""
+        return f"{self.code}: {self.message}{resume}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for what the user can mend, 4 for the quota, 1 for all else."""
+        return 4 if self.status == 429 else 2 if self.status in (400, 401, 403, 409) else 1
+
+
+class VirusTotal(vt.Client):
+    """vt-py's client with `ask` and `pages`, which repeat what heals for up to VT_MAX_WAIT seconds (default 300).
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it goes to `host` (else VT_HOST) alone, whatever
+    link or redirect is followed. VT_RATE is the most requests a minute. Proxies come from the environment.
+    `requests` counts what VirusTotal was asked. Raises UsageError when a setting is missing or makes no sense.
+    """
+
+    def __init__(self, apikey: str | None = None, host: str | None = None) -> None:
+        key, self._key_source = find_key(apikey)
+        host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
+        try:
+            self._origin = yarl.URL(host).origin()
+            self.max_wait = float(os.environ.get("VT_MAX_WAIT") or 300)
+            seconds = 60 / float(os.environ.get("VT_RATE") or 60_000)
+            # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
+            self._pace = aiolimiter.AsyncLimiter(1, seconds)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"VT_HOST is a URL, VT_MAX_WAIT and VT_RATE are numbers over 0: {error}") from None
+        super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
+        self.requests = 0
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """vt-py's session, without its default headers: they carry the key to every host."""
+        if not self._session:
+            wait = self.max_wait
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
+                headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
+                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait)),
+                middlewares=(self._authorise,),
+                trust_env=True,
+            )
+        return self._session
+
+    async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
+        if request.url.origin() == self._origin:
+            await self._pace.acquire()
+            request.headers["X-Apikey"] = self._apikey
+            self.requests += 1
+        return await handler(request)
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """`path` with each {} filled by one quoted segment; a whole URL (a link out of an answer) stays as it is."""
+        if path.startswith(("https://", "http://")):
+            return path
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    @contextlib.asynccontextmanager
+    async def answer(self, method: str, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, asked once: the answer, its body still to be read inside the block.
+
+        `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
+        the status is 2xx, and for what the network does until the block ends.
+        """
+        try:
+            async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
+                if response.status >= 300:
+                    raise await self._error(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            mends = not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.TooManyRedirects))
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            message = str(error).replace(self._apikey, "[key]") or "no answer in time"
+            raise VirusTotalError(type(error).__name__, message, heals=mends, sent=sent) from None
+
+    async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
+        """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        status, text = response.status, await response.text(errors="replace")
+        try:
+            code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
+            broken = False
+        except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
+            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+            broken = "json" in response.content_type
+        message = message.replace(self._apikey, "[key]")  # WrongCredentialsError has echoed it
+        if status in (401, 403):
+            message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
+        heals = status in (424, 429) or 500 <= status <= 504 or broken
+        error = VirusTotalError(code, message, status, heals=heals, sent=status != 429)
+        error.retry_after = retry_after(response.headers)
+        return error
+
+    def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
+        """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
+
+        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun.
+        """
+        backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
+
+        def failure(state: tenacity.RetryCallState) -> BaseException | None:
+            return state.outcome.exception() if state.outcome else None
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = getattr(failure(state), "retry_after", None)
+            return backoff(state) if asked is None else asked + random.uniform(0, 1)
+
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
+            wait=wait,
+            stop=tenacity.stop_before_delay(self.max_wait),
+            before_sleep=lambda state: say(f"{failure(state)}: asking again in {state.upcoming_sleep:.0f} s"),
+            reraise=True,
+        )
+
+    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The JSON that VirusTotal answers; `args` fill the {} of `path`, quoted; `kwargs` are aiohttp's.
+
+        What heals is repeated, a POST or PATCH only if it surely was not carried out. Raises VirusTotalError.
+        """
+
+        async def once() -> dict[str, Any]:
+            async with self.answer(method, path, *args, **kwargs) as response:
+                return decode(await response.read())
+
+        repeatable = method in ("GET", "DELETE")
+        return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
+
+    async def get_json_async(self, path: str, *path_args: Any, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """vt-py's method, so that all it builds on it (get_data_async) heals too."""
+        return await self.ask("GET", path, *path_args, params=params)
+
+    def pages(
+        self, path: str, *args: Any, params: Mapping[str, Any] | None = None, limit: int = 0, cursor: str | None = None
+    ) -> Pages:
+        """The collection at `path`: see Pages. `limit` is in items (0: all), `cursor` where an earlier run stopped."""
+        return Pages(self, path, args, dict(params or {}), limit, cursor)
+
+
+@dataclasses.dataclass
+class Pages:
+    """`async for items in client.pages(…)`: lists of raw dicts (error items too), each item once; the next page is
+    asked for while the caller works on this one.
+
+    `cursor` is where to go on after what was yielded (None: nothing follows), `meta` the last page's. When a page
+    fails, VirusTotalError is raised with that cursor; what was yielded before is good.
+    """
+
+    client: VirusTotal
+    path: str
+    args: tuple[Any, ...]
+    params: dict[str, Any]
+    limit: int
+    cursor: str | None
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    async def __aiter__(self) -> AsyncIterator[list[dict[str, Any]]]:
+        # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
+        offset, _, at = (self.cursor or "").rpartition(":")
+        skip, left = int(offset or 0), self.limit or float("inf")
+        # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
+        highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
+        known: set[Any] = set()
+        cursors = {at}
+
+        def fetch() -> asyncio.Task[dict[str, Any]]:
+            params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
+            return asyncio.create_task(self.client.ask("GET", self.path, *self.args, params=params))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                self.meta = answer.get("meta") or {}
+                data = answer.get("data") or []
+                items: list[dict[str, Any]] = []
+                taken = skip
+                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
+                while taken < len(data) and len(items) < left:
+                    item, taken = data[taken], taken + 1
+                    key = (item.get("type"), item.get("id"))
+                    if key not in known or key[1] is None:
+                        known.add(key)
+                        items.append(item)
+                left -= len(items)
+                after = str(self.meta.get("cursor") or "")
+                self.cursor = f"{taken}:{at}" if taken < len(data) else after or None
+                more, repeated = left > 0 and bool(self.cursor), after in cursors
+                if more and not repeated:
+                    skip, at = 0, after
+                    cursors.add(at)
+                    page = fetch()
+                if items:
+                    yield items
+                if more and repeated:
+                    self.cursor = None
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again: the rest cannot be had")
+                if not more:
+                    return
+        except VirusTotalError as error:
+            error.cursor = self.cursor
+            raise
+        finally:
+            page.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio complains of it
+            page.cancel()
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """The key and where it came from. Raises UsageError, which never shows the key."""
+    variables = ("VT_API_KEY", "VTCLI_APIKEY")
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in variables}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, key in found.items():
+        if key and not re.fullmatch(r"[!-~]+", str(key).strip()):
+            raise UsageError(f"the key from {source} holds characters that no key has")
+        if key:
+            return str(key).strip(), source
+    raise UsageError(
+        "no API key: --apikey, VT_API_KEY, VTCLI_APIKEY and ~/.vt.toml (`vt init` writes it) have none; "
+        "`scripts/replay.py COMMAND…` runs a command without one"
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks to wait (RFC 9110: a number, or an HTTP date); None without one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
+    try:
+        answer = json.loads(body.decode(errors="replace") or "{}")
+        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
+            text = json.dumps(answer, ensure_ascii=False)
+            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise VirusTotalError("BrokenAnswer", f"no JSON object came, but {body[:60]!r}", heals=True)
+    return answer
+
+
+def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
+    """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
+
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
+    """
+    spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
+    more = f"; go on with --cursor {cursor}" if cursor else ""
+    if stopped is None:
+        say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
+        return 0
+    if not isinstance(stopped, VirusTotalError):
+        say(f"INCOMPLETE: {spent}; interrupted{more}")
+        return 130
+    say(f"INCOMPLETE: {spent}; {stopped.code}: {stopped.message}{more}")
+    return 4 if stopped.status == 429 else 3
+
+
+# vendor:end
