@@ -162,12 +162,11 @@ def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
 
     JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
     """
-    import pandas as pd
 
     frame = iso_dates(frame)
     if form == "jsonl":
         rows = frame.astype(object).to_dict(orient="records")
-        kept = ({k: v for k, v in row.items() if isinstance(v, list) or v == v and v is not None} for row in rows)
+        kept = ({k: v for k, v in row.items() if isinstance(v, list) or (v == v and v is not None)} for row in rows)
         return "".join(f"{to_json(row)}\n" for row in kept)
     cells = frame.astype(object).map(cell)
     if form == "markdown":

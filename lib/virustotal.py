@@ -77,7 +77,7 @@ class VirusTotal(vt.Client):
 
     def _get_session(self) -> aiohttp.ClientSession:
         """vt-py's session, without its default headers: they carry the key to every host."""
-        if not self._session:
+        if self._session is None:  # type: ignore[has-type]
             wait = self.max_wait
             self._session = aiohttp.ClientSession(
                 connector=self._connector,
