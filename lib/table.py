@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -158,27 +160,63 @@ def defused(value: Any) -> Any:
 
 
 def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
-    """The table as `csv`, `jsonl` or `markdown` text. `raw` leaves the cells of CSV as VirusTotal sent them.
+    """The table as `table`, `csv`, `jsonl` or `markdown` text. `raw` leaves the cells of CSV as VirusTotal sent them.
 
     JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
     """
-
-    frame = iso_dates(frame)
+    frame = iso_dates(frame).astype(object)
     if form == "jsonl":
-        rows = frame.astype(object).to_dict(orient="records")
-        kept = ({k: v for k, v in row.items() if isinstance(v, list) or (v == v and v is not None)} for row in rows)
-        return "".join(f"{to_json(row)}\n" for row in kept)
-    cells = frame.astype(object).map(cell)
+        rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
+        return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
+    if form == "table":
+        return to_terminal(frame)
+    cells = frame.map(cell)
     if form == "markdown":
         from tabulate import tabulate
 
-        special = re.compile(r"([\\`*_\[\]<>|&~$#]|:(?=//)|@|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
-        plain = cells.astype(object).where(cells.notna(), "").map(lambda v: special.sub(r"\\\1", printable(v)))
-        headers = [special.sub(r"\\\1", printable(name)) for name in frame.columns]
-        return tabulate(plain.values.tolist(), headers, tablefmt="pipe", disable_numparse=True) + "\n"
+        special = re.compile(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
+
+        def plain(value: Any) -> str:
+            return special.sub(r"\\\1", printable(value))
+
+        body = cells.where(cells.notna(), "").map(plain).to_numpy().tolist()
+        return tabulate(body, [plain(name) for name in frame.columns], tablefmt="pipe", disable_numparse=True) + "\n"
     if not raw:
         cells = cells.map(defused).rename(columns=defused)
     return str(cells.to_csv(index=False, lineterminator="\n"))
+
+
+def to_terminal(frame: pd.DataFrame) -> str:
+    """The table, one line a row, as wide as the terminal (as it needs where there is none); wide columns give way."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def shown(value: Any) -> str:
+        return printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+
+    cells = frame.where(frame.notna(), "").map(shown)
+    widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    while room and sum(widths.values()) + 2 * len(widths) > room:
+        widest = max(widths, key=lambda name: widths[name])
+        if widths[widest] > 8:
+            widths[widest] -= 1
+        else:
+            widths.popitem()  # the least telling stands last
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, width in widths.items():
+        number = not frame.empty and frame[name].map(lambda value: isinstance(value, int | float)).all()
+        table.add_column(
+            Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
+        )
+    for values in cells[list(widths)].itertuples(index=False):
+        table.add_row(*(Text(value) for value in values))
+    console = Console(width=room or sum(widths.values()) + 2 * len(widths), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:

@@ -28,8 +28,10 @@ import yarl
 
 from output import UsageError, say
 
-
 # vendor:begin
+Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
+
+
 class VirusTotalError(vt.APIError):
     """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
 
@@ -162,20 +164,20 @@ class VirusTotal(vt.Client):
             reraise=True,
         )
 
-    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> Json:
         """The JSON that VirusTotal answers; `args` fill the {} of `path`, quoted; `kwargs` are aiohttp's.
 
         What heals is repeated, a POST or PATCH only if it surely was not carried out. Raises VirusTotalError.
         """
 
-        async def once() -> dict[str, Any]:
+        async def once() -> Json:
             async with self.answer(method, path, *args, **kwargs) as response:
                 return decode(await response.read())
 
         repeatable = method in ("GET", "DELETE")
         return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
 
-    async def get_json_async(self, path: str, *path_args: Any, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def get_json_async(self, path: str, *path_args: Any, params: Json | None = None) -> Json:
         """vt-py's method, so that all it builds on it (get_data_async) heals too."""
         return await self.ask("GET", path, *path_args, params=params)
 
@@ -198,12 +200,12 @@ class Pages:
     client: VirusTotal
     path: str
     args: tuple[Any, ...]
-    params: dict[str, Any]
+    params: Json
     limit: int
     cursor: str | None
-    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+    meta: Json = dataclasses.field(default_factory=dict)
 
-    async def __aiter__(self) -> AsyncIterator[list[dict[str, Any]]]:
+    async def __aiter__(self) -> AsyncIterator[list[Json]]:
         # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
         offset, _, at = (self.cursor or "").rpartition(":")
         skip, left = int(offset or 0), self.limit or float("inf")
@@ -212,7 +214,7 @@ class Pages:
         known: set[Any] = set()
         cursors = {at}
 
-        def fetch() -> asyncio.Task[dict[str, Any]]:
+        def fetch() -> asyncio.Task[Json]:
             params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
             return asyncio.create_task(self.client.ask("GET", self.path, *self.args, params=params))
 
@@ -222,7 +224,7 @@ class Pages:
                 answer = await page
                 self.meta = answer.get("meta") or {}
                 data = answer.get("data") or []
-                items: list[dict[str, Any]] = []
+                items: list[Json] = []
                 taken = skip
                 data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
                 while taken < len(data) and len(items) < left:
@@ -282,7 +284,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def decode(body: bytes) -> dict[str, Any]:
+def decode(body: bytes) -> Json:
     """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
     try:
         answer = json.loads(body.decode(errors="replace") or "{}")

@@ -1,0 +1,973 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "jsonpath-ng>=1.7,<2",
+#     "pandas>=3,<4",
+#     "pyarrow>=21,<27",
+#     "rich>=14,<16",
+#     "sqlalchemy>=2,<3",
+#     "tabulate>=0.9,<1",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "xlsxwriter>=3.2,<4",
+#     "yarl>=1.20,<2",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""What does an Intelligence search find? The answer as a table: on the terminal, in a file, in a DataFrame.
+
+Any entity: files, or what `entity:url|domain|ip|collection` in the query names. Needs a key with VirusTotal
+Intelligence (premium). 300 objects cost one request.
+
+    uv run scripts/search_to_pandas.py 'entity:file p:5+ tag:signed' --limit 300 --output signed.xlsx
+    uv run scripts/search_to_pandas.py 'entity:url p:3+' --column title --column server='$..headers.server'
+
+In a notebook: `frame = await search_to_dataframe("entity:file p:5+")`.
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import functools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import aiohttp
+import aiolimiter
+import tenacity
+import typer
+import vt
+import yarl
+from jsonpath_ng.exceptions import JSONPathError
+from jsonpath_ng.ext import parse as parse_jsonpath
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What tells most about an object of each type, most telling first: a terminal shows as many as fit.
+TELLING = {
+    "file": [
+        "id",
+        "last_analysis_stats.malicious",
+        "meaningful_name",
+        "type_description",
+        "size",
+        "popular_threat_classification.suggested_threat_label",
+        "first_submission_date",
+        "last_submission_date",
+    ],
+    "url": [
+        "url",
+        "last_analysis_stats.malicious",
+        "last_http_response_code",
+        "title",
+        "first_submission_date",
+        "tags",
+    ],
+    "domain": ["id", "last_analysis_stats.malicious", "registrar", "creation_date", "last_modification_date", "tags"],
+    "ip_address": ["id", "last_analysis_stats.malicious", "country", "asn", "as_owner", "network", "tags"],
+    "collection": ["id", "name", "origin", "creation_date", "last_modification_date", "tags"],
+}
+# What is worth counting over all rows, as the talk does with value_counts().
+COUNTED = [
+    "type_description",
+    "popular_threat_classification.suggested_threat_label",
+    "last_http_response_code",
+    "tld",
+    "registrar",
+    "country",
+    "as_owner",
+    "tags",
+]
+
+
+class Format(StrEnum):
+    """What stdout gets."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    markdown = "markdown"
+
+
+@dataclasses.dataclass
+class Found:
+    """What a search gave: rows as in `row`, what ended it early, where it goes on, how many match in all."""
+
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    stopped: BaseException | None = None
+    cursor: str | None = None
+    total: int | None = None
+
+
+async def search(
+    client: VirusTotal,
+    query: str,
+    chosen: Mapping[str, str],
+    *,
+    limit: int,
+    order: str | None = None,
+    verdicts: bool = False,
+    cursor: str | None = None,
+) -> Found:
+    """The objects that match `query`, as rows, 300 a request. Raises VirusTotalError when not even one came.
+
+    https://docs.virustotal.com/reference/intelligence-search; parts of a query are case sensitive: it goes as it is.
+    """
+    params = {"query": query} | ({"order": order} if order else {})
+    pages = client.pages("/intelligence/search", params=params, limit=limit, cursor=cursor)
+    found = Found()
+    try:
+        async for items in pages:
+            found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+    except (VirusTotalError, asyncio.CancelledError) as error:
+        if not found.rows:
+            raise
+        found.stopped = error
+    found.cursor, found.total = pages.cursor, pages.meta.get("total_hits")
+    return found
+
+
+async def search_to_dataframe(
+    query: str,
+    *,
+    limit: int = 100,
+    order: str | None = None,
+    column: Iterable[str] = (),
+    verdicts: bool = False,
+    cursor: str | None = None,
+    apikey: str | None = None,
+) -> pd.DataFrame:
+    """The objects that match `query`: one row each, id, type and url first, dates as UTC timestamps.
+
+    `limit` is in objects (0: all), `column` as on the command line. Should the search end early, what came is returned,
+    stderr says so, `attrs["incomplete"]` tells why and `attrs["cursor"]` where to go on. Raises UsageError and
+    VirusTotalError.
+    """
+    chosen = columns(column)
+    async with VirusTotal(apikey) as client:
+        found = await search(client, query, chosen, limit=limit, order=order, verdicts=verdicts, cursor=cursor)
+        frame = to_frame(found.rows, chosen)
+        if found.stopped:
+            finish(f"{len(frame)} objects", client, found.stopped, found.cursor)
+        frame.attrs = {"cursor": found.cursor, "incomplete": str(found.stopped) if found.stopped else None}
+    return frame
+
+
+def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The columns for a terminal: the chosen ones, or the most telling of the entity that have a value at all."""
+    if chosen:
+        return frame.drop(columns="type")
+    kinds = frame["type"].value_counts().index
+    names = TELLING.get(kinds[0] if len(kinds) else "", list(frame.columns))
+    kept = frame[[name for name in names if name in frame and frame[name].notna().any()]]
+    if len(kinds) > 1:
+        kept.insert(0, "type", frame["type"])
+    if "error.code" in frame:
+        kept = kept.assign(error=frame["error.code"])
+    return kept.rename(
+        columns=lambda name: name.removeprefix("popular_threat_classification.").removeprefix("last_analysis_stats.")
+    )
+
+
+def counts(frame: pd.DataFrame, names: Iterable[str], most: int = 5) -> str:
+    """value_counts() of each named column whose values repeat, a line each: the `most` frequent values."""
+    lines = []
+    for name in (name for name in names if name in frame):
+        counted = frame[name].dropna().explode().dropna().astype(str).value_counts()
+        if len(counted) and counted.iloc[0] > 1:
+            shown = ", ".join(f"{value} {count}" for value, count in counted.head(most).items())
+            rest = f", {len(counted) - most} more" if len(counted) > most else ""
+            lines.append(printable(f"{name}: {shown}{rest}"))
+    return "\n".join(["", *lines, ""]) if lines else ""
+
+
+def main(
+    query: Annotated[str, typer.Argument(help="As in VirusTotal Intelligence.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=0, help="How many objects; 0: all.")] = 100,
+    order: Annotated[str, typer.Option(help="Such as last_submission_date- or size+; VirusTotal lists them.")] = "",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=JSONPATH or an attribute's path, such as pe_info.imphash; repeatable."),
+    ] = None,
+    verdicts: Annotated[bool, typer.Option("--verdicts", help="With the verdict of each engine.")] = False,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="What stdout gets; table, unless there is an --output.", show_default=False),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(help="A file (.csv .jsonl .md .parquet .xlsx .db .sqlite) or a database URL; repeatable."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not defuse formulas in .csv and .xlsx.")] = False,
+    cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
+    apikey: Annotated[str, typer.Option(help="Else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml.")] = "",
+) -> int:
+    """Searches, writes, says the last line; the help is the docstring of the file."""
+    chosen, outputs = columns(column or []), output or []
+    if not query.strip():
+        raise UsageError("the query is empty: it may read entity:file p:5+ tag:signed")
+    check_outputs(outputs, resuming=bool(cursor))
+
+    async def work() -> tuple[Found, VirusTotal]:
+        async with VirusTotal(apikey) as client:
+            return await search(
+                client, query, chosen, limit=limit, order=order, verdicts=verdicts, cursor=cursor
+            ), client
+
+    found, client = asyncio.run(work())
+    frame = to_frame(found.rows, chosen)
+    write(frame, outputs, raw=raw, table=str(frame["type"].iloc[0]) if len(frame) else "virustotal")
+    form = form or (None if outputs else Format.table)
+    if form == Format.table and len(frame):
+        print(to_text(telling(frame, chosen), "table") + counts(frame, chosen or COUNTED), end="")
+    elif form and form != Format.table:
+        print(to_text(frame, form, raw=raw and not sys.stdout.isatty()), end="")
+    of = f" of {found.total}" if found.total and found.total > len(frame) else ""
+    return finish(f"{len(frame)}{of} objects", client, found.stopped, found.cursor)
+
+
+# [[[cog vendor("output") ]]]
+# A copy from lib/output.py, where it is edited; `just vendor` renews it.
+class UsageError(ValueError):
+    """What the user can mend (an argument, a key, a query): one line, exit code 2."""
+
+
+def printable(text: object) -> str:
+    """`text` on one line that no terminal obeys: escapes, line ends, bidi marks and lone surrogates spelled out.
+
+    VirusTotal's strings come from malware authors; str.isprintable() is False for just those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(message: object) -> None:
+    """One line on stderr; stdout is for data alone."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name, on disk to the last byte, when the block succeeds.
+
+    When the block fails nothing appears, and what stood at `path` stays. Raises OSError.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+        if os.name == "posix":  # the rename itself must survive a power cut; Windows cannot open a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cli(main: Callable[..., int] | typer.Typer, doc: str | None) -> NoReturn:
+    """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+
+    Whatever the user can mend, and whatever the network did, is one line on stderr and the error's `exit_code`.
+    SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that the reader closed ends quietly.
+    """
+    app = main if isinstance(main, typer.Typer) else typer.Typer(rich_markup_mode=None, add_completion=False)
+    if callable(main) and not isinstance(main, typer.Typer):
+        app.command(help=(doc or "").replace("\n\n", "\n\n\b\n"))(main)  # \b: typer keeps the lines as written
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code: Any = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        code = 130
+    except typer.TyperException as error:
+        say(f"error: {error.format_message()} (--help shows the usage)")
+        code = error.exit_code
+    except (UsageError, OSError) as error:
+        say(f"error: {error}")
+        code = 2 if isinstance(error, UsageError) else 1
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        say(f"error: {error}")
+        code = error.exit_code
+    sys.exit(code)
+
+
+# [[[end]]]
+
+
+# [[[cog vendor("dictpath") ]]]
+# A copy from lib/dictpath.py, where it is edited; `just vendor` renews it.
+class dictpath:  # noqa: N801 - reads at the call as the module of that name does in vt-py's examples
+    """JSONPath look-ups in plain dicts. Paths are jsonpath-ng's, with its filters:
+
+    `$.attributes.pe_info.sections[*].md5`, `$.attributes.exiftool.'signers details'`,
+    `$.attributes.results[?(@.category == 'malicious')].engine_name`.
+
+    An absent key is no match, a null is a match whose value is None.
+    """
+
+    @staticmethod
+    @functools.cache
+    def parse(path: str) -> Any:
+        """The parsed `path`. Raises ValueError naming the path and the position of what is wrong."""
+        try:
+            return parse_jsonpath(path)
+        except JSONPathError as error:
+            at = re.search(r"(\d+):(\d+)", str(error))
+            where = f"at position {at[2]}" if at else f"at its end (position {len(path)})"
+            raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
+
+    @staticmethod
+    def iterate(obj: Any, path: str) -> Iterator[Any]:
+        """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
+        return (match.value for match in dictpath.parse(path).find(obj))
+
+    @staticmethod
+    def get_all(obj: Any, path: str) -> list[Any]:
+        """Every value that `path` matches in `obj`; nothing matched is an empty list."""
+        return list(dictpath.iterate(obj, path))
+
+    @staticmethod
+    def get(obj: Any, path: str, default: Any = None) -> Any:
+        """The one value that `path` matches in `obj`, `default` if none (a null that is there is None).
+
+        Raises ValueError when there are several: `get_all` takes them.
+        """
+        matches = dictpath.get_all(obj, path)
+        if len(matches) > 1:
+            raise ValueError(f"{len(matches)} values match {path!r}, where one was expected: use get_all")
+        return matches[0] if matches else default
+
+
+# [[[end]]]
+
+
+# [[[cog vendor("virustotal") ]]]
+# A copy from lib/virustotal.py, where it is edited; `just vendor` renews it.
+Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
+
+
+class VirusTotalError(vt.APIError):
+    """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
+
+    `status` is HTTP's (0: no whole answer), `retry_after` seconds or None, `heals` whether asking again may help,
+    `sent` whether VirusTotal may have carried the request out, `cursor` where the pages go on.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, heals: bool = False, sent: bool = True) -> None:
+        super().__init__(code, message)
+        self.status, self.heals, self.sent = status, heals, sent
+        self.retry_after: float | None = None
+        self.cursor: str | None = None
+
+    def __str__(self) -> str:
+        resume = f"; go on with --cursor {self.cursor}" if self.cursor else ""
+        return f"{self.code}: {self.message}{resume}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for what the user can mend, 4 for the quota, 1 for all else."""
+        return 4 if self.status == 429 else 2 if self.status in (400, 401, 403, 409) else 1
+
+
+class VirusTotal(vt.Client):
+    """vt-py's client with `ask` and `pages`, which repeat what heals for up to VT_MAX_WAIT seconds (default 300).
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it goes to `host` (else VT_HOST) alone, whatever
+    link or redirect is followed. VT_RATE is the most requests a minute. Proxies come from the environment.
+    `requests` counts what VirusTotal was asked. Raises UsageError when a setting is missing or makes no sense.
+    """
+
+    def __init__(self, apikey: str | None = None, host: str | None = None) -> None:
+        key, self._key_source = find_key(apikey)
+        host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
+        try:
+            self._origin = yarl.URL(host).origin()
+            self.max_wait = float(os.environ.get("VT_MAX_WAIT") or 300)
+            seconds = 60 / float(os.environ.get("VT_RATE") or 60_000)
+            # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
+            self._pace = aiolimiter.AsyncLimiter(1, seconds)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"VT_HOST is a URL, VT_MAX_WAIT and VT_RATE are numbers over 0: {error}") from None
+        super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
+        self.requests = 0
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """vt-py's session, without its default headers: they carry the key to every host."""
+        if self._session is None:  # type: ignore[has-type]
+            wait = self.max_wait
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
+                headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
+                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait)),
+                middlewares=(self._authorise,),
+                trust_env=True,
+            )
+        return self._session
+
+    async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
+        if request.url.origin() == self._origin:
+            await self._pace.acquire()
+            request.headers["X-Apikey"] = self._apikey
+            self.requests += 1
+        return await handler(request)
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """`path` with each {} filled by one quoted segment; a whole URL (a link out of an answer) stays as it is."""
+        if path.startswith(("https://", "http://")):
+            return path
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    @contextlib.asynccontextmanager
+    async def answer(self, method: str, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, asked once: the answer, its body still to be read inside the block.
+
+        `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
+        the status is 2xx, and for what the network does until the block ends.
+        """
+        try:
+            async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
+                if response.status >= 300:
+                    raise await self._error(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            mends = not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.TooManyRedirects))
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            message = str(error).replace(self._apikey, "[key]") or "no answer in time"
+            raise VirusTotalError(type(error).__name__, message, heals=mends, sent=sent) from None
+
+    async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
+        """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        status, text = response.status, await response.text(errors="replace")
+        try:
+            code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
+            broken = False
+        except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
+            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+            broken = "json" in response.content_type
+        message = message.replace(self._apikey, "[key]")  # WrongCredentialsError has echoed it
+        if status in (401, 403):
+            message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
+        heals = status in (424, 429) or 500 <= status <= 504 or broken
+        error = VirusTotalError(code, message, status, heals=heals, sent=status != 429)
+        error.retry_after = retry_after(response.headers)
+        return error
+
+    def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
+        """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
+
+        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun.
+        """
+        backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
+
+        def failure(state: tenacity.RetryCallState) -> BaseException | None:
+            return state.outcome.exception() if state.outcome else None
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = getattr(failure(state), "retry_after", None)
+            return backoff(state) if asked is None else asked + random.uniform(0, 1)
+
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
+            wait=wait,
+            stop=tenacity.stop_before_delay(self.max_wait),
+            before_sleep=lambda state: say(f"{failure(state)}: asking again in {state.upcoming_sleep:.0f} s"),
+            reraise=True,
+        )
+
+    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> Json:
+        """The JSON that VirusTotal answers; `args` fill the {} of `path`, quoted; `kwargs` are aiohttp's.
+
+        What heals is repeated, a POST or PATCH only if it surely was not carried out. Raises VirusTotalError.
+        """
+
+        async def once() -> Json:
+            async with self.answer(method, path, *args, **kwargs) as response:
+                return decode(await response.read())
+
+        repeatable = method in ("GET", "DELETE")
+        return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
+
+    async def get_json_async(self, path: str, *path_args: Any, params: Json | None = None) -> Json:
+        """vt-py's method, so that all it builds on it (get_data_async) heals too."""
+        return await self.ask("GET", path, *path_args, params=params)
+
+    def pages(
+        self, path: str, *args: Any, params: Mapping[str, Any] | None = None, limit: int = 0, cursor: str | None = None
+    ) -> Pages:
+        """The collection at `path`: see Pages. `limit` is in items (0: all), `cursor` where an earlier run stopped."""
+        return Pages(self, path, args, dict(params or {}), limit, cursor)
+
+
+@dataclasses.dataclass
+class Pages:
+    """`async for items in client.pages(…)`: lists of raw dicts (error items too), each item once; the next page is
+    asked for while the caller works on this one.
+
+    `cursor` is where to go on after what was yielded (None: nothing follows), `meta` the last page's. When a page
+    fails, VirusTotalError is raised with that cursor; what was yielded before is good.
+    """
+
+    client: VirusTotal
+    path: str
+    args: tuple[Any, ...]
+    params: Json
+    limit: int
+    cursor: str | None
+    meta: Json = dataclasses.field(default_factory=dict)
+
+    async def __aiter__(self) -> AsyncIterator[list[Json]]:
+        # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
+        offset, _, at = (self.cursor or "").rpartition(":")
+        skip, left = int(offset or 0), self.limit or float("inf")
+        # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
+        highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
+        known: set[Any] = set()
+        cursors = {at}
+
+        def fetch() -> asyncio.Task[Json]:
+            params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
+            return asyncio.create_task(self.client.ask("GET", self.path, *self.args, params=params))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                self.meta = answer.get("meta") or {}
+                data = answer.get("data") or []
+                items: list[Json] = []
+                taken = skip
+                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
+                while taken < len(data) and len(items) < left:
+                    item, taken = data[taken], taken + 1
+                    key = (item.get("type"), item.get("id"))
+                    if key not in known or key[1] is None:
+                        known.add(key)
+                        items.append(item)
+                left -= len(items)
+                after = str(self.meta.get("cursor") or "")
+                self.cursor = f"{taken}:{at}" if taken < len(data) else after or None
+                more, repeated = left > 0 and bool(self.cursor), after in cursors
+                if more and not repeated:
+                    skip, at = 0, after
+                    cursors.add(at)
+                    page = fetch()
+                if items:
+                    yield items
+                if more and repeated:
+                    self.cursor = None
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again: the rest cannot be had")
+                if not more:
+                    return
+        except VirusTotalError as error:
+            error.cursor = self.cursor
+            raise
+        finally:
+            page.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio complains of it
+            page.cancel()
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """The key and where it came from. Raises UsageError, which never shows the key."""
+    variables = ("VT_API_KEY", "VTCLI_APIKEY")
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in variables}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, key in found.items():
+        if key and not re.fullmatch(r"[!-~]+", str(key).strip()):
+            raise UsageError(f"the key from {source} holds characters that no key has")
+        if key:
+            return str(key).strip(), source
+    raise UsageError(
+        "no API key: --apikey, VT_API_KEY, VTCLI_APIKEY and ~/.vt.toml (`vt init` writes it) have none; "
+        "`scripts/replay.py COMMAND…` runs a command without one"
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks to wait (RFC 9110: a number, or an HTTP date); None without one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def decode(body: bytes) -> Json:
+    """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
+    try:
+        answer = json.loads(body.decode(errors="replace") or "{}")
+        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
+            text = json.dumps(answer, ensure_ascii=False)
+            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise VirusTotalError("BrokenAnswer", f"no JSON object came, but {body[:60]!r}", heals=True)
+    return answer
+
+
+def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
+    """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
+
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
+    """
+    spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
+    more = f"; go on with --cursor {cursor}" if cursor else ""
+    if stopped is None:
+        say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
+        return 0
+    if not isinstance(stopped, VirusTotalError):
+        say(f"INCOMPLETE: {spent}; interrupted{more}")
+        return 130
+    say(f"INCOMPLETE: {spent}; {stopped.code}: {stopped.message}{more}")
+    return 4 if stopped.status == 429 else 3
+
+
+# [[[end]]]
+
+
+# [[[cog vendor("table") ]]]
+# A copy from lib/table.py, where it is edited; `just vendor` renews it.
+SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+
+
+def columns(specs: Iterable[str]) -> dict[str, str]:
+    """`--column` arguments as {name: JSONPath}: `NAME=$.a.b`, `$.a.b`, or an attribute's path (`pe_info.imphash`).
+
+    Raises UsageError for a path that does not parse.
+    """
+    chosen = {}
+    for spec in specs:
+        named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
+        name, path = named.groups() if named else (spec, spec)
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
+            path = "$.attributes." + re.sub(
+                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
+            )
+        try:
+            dictpath.parse(path)
+        except ValueError as error:
+            raise UsageError(f"--column {spec}: {error}") from None
+        chosen[name] = path
+    return chosen
+
+
+def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = False) -> dict[str, Any]:
+    """An object as {column: value}: id, type, url (of a URL), then the `chosen` columns or, if none, all there is.
+
+    A chosen path with one match gives that value, with several a list, with none None. All there is: the attributes
+    under their paths, the context attributes likewise with that word in front, an item's error; each engine's
+    verdict (`last_analysis_results`, some 70 times 5 values) only if asked for.
+    """
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    start = {"id": item.get("id"), "type": item.get("type")}
+    if "url" in context or "url" in attributes:
+        start["url"] = context.get("url") or attributes.get("url")
+    if chosen:
+        found = {name: dictpath.get_all(item, path) for name, path in chosen.items()}
+        return start | {name: values if len(values) > 1 else (values or [None])[0] for name, values in found.items()}
+
+    def leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                yield from leaves(inner, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", inner
+
+    if not verdicts:
+        attributes = {key: value for key, value in attributes.items() if key != "last_analysis_results"}
+    # An attribute may be called `type` too.
+    rest = {f"attributes.{key}" if key in start else key: value for key, value in leaves(attributes, "")}
+    rest |= leaves({key: value for key, value in context.items() if key != "url"}, "context_attributes.")
+    return start | rest | dict(leaves(item.get("error") or {}, "error."))
+
+
+def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The `rows` as a table with id, type and url first, then the columns as chosen, or else by name.
+
+    Dates are UTC timestamps, whole numbers stay whole where a row lacks them (Int64), lists stay lists.
+    """
+    import pandas as pd
+
+    first = [name for name in ("id", "type", "url") if name != "url" or any("url" in r for r in rows)]
+    rest = list(chosen) or sorted({name for r in rows for name in r})
+    names = list(dict.fromkeys(first + rest))
+    frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
+    dates = []
+    for name in names:
+        key = re.split(r"[.\[]", chosen.get(name, name))[-1].strip("']")
+        # vt-py's own rule for what is a date; some are strings, and some no date at all: those stay as they are.
+        if re.fullmatch(r".+_date|date|last_login|user_since", key):
+            values = frame[name].dropna()
+            if len(values) and all(
+                str(v).isdecimal() and int(v) < 253402300800 for v in values
+            ):  # before the year 10000
+                frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
+                dates.append(name)
+    others = [name for name in names if name not in dates]
+    frame[others] = frame[others].convert_dtypes(convert_floating=False)
+    return frame
+
+
+def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
+    """Finds what would fail only after the quota is spent: a suffix, a folder, a driver. Raises UsageError.
+
+    `resuming` with a cursor, a file that is there holds the part before and is not to be written over.
+    """
+    for output in outputs:
+        path = Path(output)
+        if "://" in output:
+            database(output).connect().close()
+        elif path.suffix not in SUFFIXES:
+            raise UsageError(f"--output {output}: ends in none of {' '.join(SUFFIXES)}, nor is it a database URL")
+        elif path.is_dir() or not path.parent.is_dir():
+            raise UsageError(f"--output {output}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}")
+        elif not os.access(path.parent, os.W_OK):
+            raise UsageError(f"--output {output}: may not write in {path.parent}")
+        elif resuming and path.is_file() and path.suffix not in (".db", ".sqlite"):
+            raise UsageError(f"--output {output} exists and holds the part before --cursor: name another file")
+
+
+def database(output: str) -> Any:
+    """A SQLAlchemy engine for a database URL or an SQLite file. Raises UsageError when there is no way to connect."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(output if "://" in output else f"sqlite:///{output}")
+        engine.connect().close()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
+        where = re.sub(r"//.*@", "//…@", output)  # a password may stand there
+        raise UsageError(f"--output {where}: {str(error).splitlines()[0]}{cure}") from None
+    return engine
+
+
+def cell(value: Any) -> Any:
+    """A value as one cell of a file: lists and dicts as JSON text; all else, NaN and NA too, as it is."""
+    return to_json(value) if isinstance(value, list | dict) else value
+
+
+def to_json(value: Any) -> str:
+    """`value` as JSON on one line, readable, with every character that a terminal may obey escaped."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula (a leading ', as OWASP's "CSV Injection" has it), and no terminal
+    for a command. Text alone can be either; numbers and dates stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    # Full-width forms too: spreadsheets of East Asian locales take them. Blanks before the sign do not stop them.
+    return ("'" if re.match(r"\s*[=+\-@\t\r\n＝＋－＠|%]", value) else "") + printable(value)
+
+
+def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
+    """The table as `table`, `csv`, `jsonl` or `markdown` text. `raw` leaves the cells of CSV as VirusTotal sent them.
+
+    JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
+    """
+    frame = iso_dates(frame).astype(object)
+    if form == "jsonl":
+        rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
+        return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
+    if form == "table":
+        return to_terminal(frame)
+    cells = frame.map(cell)
+    if form == "markdown":
+        from tabulate import tabulate
+
+        special = re.compile(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
+
+        def plain(value: Any) -> str:
+            return special.sub(r"\\\1", printable(value))
+
+        body = cells.where(cells.notna(), "").map(plain).to_numpy().tolist()
+        return tabulate(body, [plain(name) for name in frame.columns], tablefmt="pipe", disable_numparse=True) + "\n"
+    if not raw:
+        cells = cells.map(defused).rename(columns=defused)
+    return str(cells.to_csv(index=False, lineterminator="\n"))
+
+
+def to_terminal(frame: pd.DataFrame) -> str:
+    """The table, one line a row, as wide as the terminal (as it needs where there is none); wide columns give way."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def shown(value: Any) -> str:
+        return printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+
+    cells = frame.where(frame.notna(), "").map(shown)
+    widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    while room and sum(widths.values()) + 2 * len(widths) > room:
+        widest = max(widths, key=lambda name: widths[name])
+        if widths[widest] > 8:
+            widths[widest] -= 1
+        else:
+            widths.popitem()  # the least telling stands last
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, width in widths.items():
+        number = not frame.empty and frame[name].map(lambda value: isinstance(value, int | float)).all()
+        table.add_column(
+            Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
+        )
+    for values in cells[list(widths)].itertuples(index=False):
+        table.add_row(*(Text(value) for value in values))
+    console = Console(width=room or sum(widths.values()) + 2 * len(widths), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
+    dates = frame.select_dtypes("datetimetz").columns
+    return frame.assign(**{name: frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ") for name in dates})
+
+
+def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
+    """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
+
+    Should one fail, the table is kept as JSON lines in the temporary folder, and the OSError says where.
+    """
+    for output in outputs:
+        try:
+            write_one(frame, output, raw=raw, table=table)
+        except Exception as error:  # whatever the library or the disk says: these rows cost quota
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
+            ) as kept:
+                kept.write(to_text(frame, "jsonl"))
+            raise OSError(
+                f"cannot write {re.sub('//.*@', '//…@', output)}: {error}; the rows are kept in {kept.name}"
+            ) from error
+
+
+def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
+    """See `write`. Raises whatever pandas and its engines raise."""
+    path = Path(output)
+    if "://" in output or path.suffix in (".db", ".sqlite"):
+        add_rows(frame.astype(object).map(cell).convert_dtypes(convert_floating=False), database(output), table)
+        return
+    with whole_file(path) as part:
+        if path.suffix == ".parquet":
+            to_parquet(frame, part)
+        elif path.suffix == ".xlsx":
+            to_xlsx(frame, part, raw=raw)
+        else:
+            form = "markdown" if path.suffix == ".md" else path.suffix[1:]
+            part.write_text(to_text(frame, form, raw=raw), encoding="utf-8", newline="")
+
+
+def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
+    """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
+    import sqlalchemy
+
+    folded: dict[str, str] = {}  # SQL's names do not differ by case, VirusTotal's keys (HTTP headers') may
+    for name in frame.columns:
+        again = sum(name.lower() == other.lower() for other in folded)
+        folded[name] = f"{name}_{again + 1}" if again else name
+    frame = frame.rename(columns=folded)
+    with engine.begin() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        if inspector.has_table(table):
+            known = {column["name"].lower() for column in inspector.get_columns(table)}
+            quote = connection.dialect.identifier_preparer.quote
+            for name in (name for name in frame.columns if name.lower() not in known):
+                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
+                connection.execute(sqlalchemy.text(statement))
+        frame.to_sql(table, connection, if_exists="append", index=False)
+
+
+def to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """The table as Parquet; a column whose values have no common type becomes JSON text."""
+    import pyarrow as pa
+
+    def typed(column: pd.Series[Any]) -> pd.Series[Any]:
+        try:
+            pa.array(column, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return column.map(to_json, na_action="ignore")
+        return column
+
+    frame.apply(typed).to_parquet(path, index=False)
+
+
+def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
+    """The table as a workbook: no formulas and no links but `raw`'s; a cell too long for Excel says what was cut."""
+    import pandas as pd
+
+    def shown(value: Any) -> Any:
+        value = cell(value) if raw else defused(cell(value))
+        most = 32_767  # characters: Microsoft's "Excel specifications and limits"
+        return (
+            f"{value[: most - 40]} [cut: {len(value)} characters]"
+            if isinstance(value, str) and len(value) > most
+            else value
+        )
+
+    dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
+    sheet = frame.astype(object).map(shown).assign(**dates)
+    options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
+    with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
+        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
+            book, index=False, freeze_panes=(1, 1)
+        )
+
+
+# [[[end]]]
+
+
+if __name__ == "__main__":
+    cli(main, __doc__)
