@@ -60,15 +60,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def cli(main: Callable[..., int] | typer.Typer, doc: str | None) -> NoReturn:
+def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+
+    `settings` are typer's for the command.
 
     Whatever the user can mend, and whatever the network did, is one line on stderr and the error's `exit_code`.
     SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that the reader closed ends quietly.
     """
     app = main if isinstance(main, typer.Typer) else typer.Typer(rich_markup_mode=None, add_completion=False)
     if callable(main) and not isinstance(main, typer.Typer):
-        app.command(help=(doc or "").replace("\n\n", "\n\n\b\n"))(main)  # \b: typer keeps the lines as written
+        kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+        app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
