@@ -100,9 +100,19 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
             ):  # before the year 10000
                 frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
                 dates.append(name)
-    others = [name for name in names if name not in dates]
-    frame[others] = frame[others].convert_dtypes(convert_floating=False)
-    return frame
+    return frame.apply(lambda values: values if values.name in dates else typed(values))
+
+
+def typed(values: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of one kind of value with pandas' type for it, which knows missing values; a mixed one as it is."""
+    kinds = frozenset(type(value) for value in values if value is not None)
+    of = {int: "Int64", bool: "boolean", float: "Float64", str: "str"}
+    try:
+        return values.astype(
+            of[float] if kinds == {int, float} else of[next(iter(kinds))] if len(kinds) == 1 else object
+        )
+    except (KeyError, OverflowError):  # lists; whole numbers over 64 bits
+        return values
 
 
 def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
@@ -201,7 +211,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     while room and sum(widths.values()) + 2 * len(widths) > room:
         widest = max(widths, key=lambda name: widths[name])
-        if widths[widest] > 8:
+        if widths[widest] > 14:
             widths[widest] -= 1
         else:
             widths.popitem()  # the least telling stands last
@@ -247,7 +257,7 @@ def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> Non
     """See `write`. Raises whatever pandas and its engines raise."""
     path = Path(output)
     if "://" in output or path.suffix in (".db", ".sqlite"):
-        add_rows(frame.astype(object).map(cell).convert_dtypes(convert_floating=False), database(output), table)
+        add_rows(frame, database(output), table)
         return
     with whole_file(path) as part:
         if path.suffix == ".parquet":
@@ -267,7 +277,7 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
     for name in frame.columns:
         again = sum(name.lower() == other.lower() for other in folded)
         folded[name] = f"{name}_{again + 1}" if again else name
-    frame = frame.rename(columns=folded)
+    frame = frame.map(cell).rename(columns=folded)
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):
@@ -283,14 +293,14 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
     """The table as Parquet; a column whose values have no common type becomes JSON text."""
     import pyarrow as pa
 
-    def typed(column: pd.Series[Any]) -> pd.Series[Any]:
+    def of_one_type(values: pd.Series[Any]) -> pd.Series[Any]:
         try:
-            pa.array(column, from_pandas=True)
+            pa.array(values, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            return column.map(to_json, na_action="ignore")
-        return column
+            return values.map(to_json, na_action="ignore")
+        return values
 
-    frame.apply(typed).to_parquet(path, index=False)
+    frame.apply(of_one_type).to_parquet(path, index=False)
 
 
 def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:

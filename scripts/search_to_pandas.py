@@ -39,6 +39,7 @@ import contextlib
 import dataclasses
 import email.utils
 import functools
+import importlib
 import json
 import os
 import random
@@ -47,6 +48,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 import urllib.parse
@@ -235,18 +237,21 @@ def main(
 
     async def work() -> tuple[Found, VirusTotal]:
         async with VirusTotal(apikey) as client:
-            return await search(
-                client, query, chosen, limit=limit, order=order, verdicts=verdicts, cursor=cursor
-            ), client
+            threading.Thread(target=importlib.import_module, args=["pandas"]).start()  # while VirusTotal thinks
+            found = await search(client, query, chosen, limit=limit, order=order, verdicts=verdicts, cursor=cursor)
+            return found, client
 
     found, client = asyncio.run(work())
     frame = to_frame(found.rows, chosen)
-    write(frame, outputs, raw=raw, table=str(frame["type"].iloc[0]) if len(frame) else "virustotal")
+    # What people read, a terminal or a Markdown page, gets the telling columns; what programs read gets all.
+    view = telling(frame, chosen)
+    for path in outputs:
+        write(view if path.endswith(".md") else frame, [path], raw=raw, table=next(iter(frame["type"]), "virustotal"))
     form = form or (None if outputs else Format.table)
-    if form == Format.table and len(frame):
-        print(to_text(telling(frame, chosen), "table") + counts(frame, chosen or COUNTED), end="")
-    elif form and form != Format.table:
-        print(to_text(frame, form, raw=raw and not sys.stdout.isatty()), end="")
+    if form == Format.table:
+        print(to_text(view, form) + counts(frame, chosen or COUNTED) if len(frame) else "", end="")
+    elif form:
+        print(to_text(view if form == Format.markdown else frame, form, raw=raw and not sys.stdout.isatty()), end="")
     of = f" of {found.total}" if found.total and found.total > len(frame) else ""
     return finish(f"{len(frame)}{of} objects", client, found.stopped, found.cursor)
 
@@ -296,15 +301,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def cli(main: Callable[..., int] | typer.Typer, doc: str | None) -> NoReturn:
+def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+
+    `settings` are typer's for the command.
 
     Whatever the user can mend, and whatever the network did, is one line on stderr and the error's `exit_code`.
     SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that the reader closed ends quietly.
     """
     app = main if isinstance(main, typer.Typer) else typer.Typer(rich_markup_mode=None, add_completion=False)
     if callable(main) and not isinstance(main, typer.Typer):
-        app.command(help=(doc or "").replace("\n\n", "\n\n\b\n"))(main)  # \b: typer keeps the lines as written
+        kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+        app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -751,9 +759,19 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
             ):  # before the year 10000
                 frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
                 dates.append(name)
-    others = [name for name in names if name not in dates]
-    frame[others] = frame[others].convert_dtypes(convert_floating=False)
-    return frame
+    return frame.apply(lambda values: values if values.name in dates else typed(values))
+
+
+def typed(values: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of one kind of value with pandas' type for it, which knows missing values; a mixed one as it is."""
+    kinds = frozenset(type(value) for value in values if value is not None)
+    of = {int: "Int64", bool: "boolean", float: "Float64", str: "str"}
+    try:
+        return values.astype(
+            of[float] if kinds == {int, float} else of[next(iter(kinds))] if len(kinds) == 1 else object
+        )
+    except (KeyError, OverflowError):  # lists; whole numbers over 64 bits
+        return values
 
 
 def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
@@ -852,7 +870,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     while room and sum(widths.values()) + 2 * len(widths) > room:
         widest = max(widths, key=lambda name: widths[name])
-        if widths[widest] > 8:
+        if widths[widest] > 14:
             widths[widest] -= 1
         else:
             widths.popitem()  # the least telling stands last
@@ -898,7 +916,7 @@ def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> Non
     """See `write`. Raises whatever pandas and its engines raise."""
     path = Path(output)
     if "://" in output or path.suffix in (".db", ".sqlite"):
-        add_rows(frame.astype(object).map(cell).convert_dtypes(convert_floating=False), database(output), table)
+        add_rows(frame, database(output), table)
         return
     with whole_file(path) as part:
         if path.suffix == ".parquet":
@@ -918,7 +936,7 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
     for name in frame.columns:
         again = sum(name.lower() == other.lower() for other in folded)
         folded[name] = f"{name}_{again + 1}" if again else name
-    frame = frame.rename(columns=folded)
+    frame = frame.map(cell).rename(columns=folded)
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):
@@ -934,14 +952,14 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
     """The table as Parquet; a column whose values have no common type becomes JSON text."""
     import pyarrow as pa
 
-    def typed(column: pd.Series[Any]) -> pd.Series[Any]:
+    def of_one_type(values: pd.Series[Any]) -> pd.Series[Any]:
         try:
-            pa.array(column, from_pandas=True)
+            pa.array(values, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            return column.map(to_json, na_action="ignore")
-        return column
+            return values.map(to_json, na_action="ignore")
+        return values
 
-    frame.apply(typed).to_parquet(path, index=False)
+    frame.apply(of_one_type).to_parquet(path, index=False)
 
 
 def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
