@@ -85,7 +85,7 @@ class VirusTotal(vt.Client):
                 connector=self._connector,
                 # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
                 headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
-                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait)),
+                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait / 2)),
                 middlewares=(self._authorise,),
                 trust_env=True,
             )
@@ -229,7 +229,8 @@ class Pages:
                 data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
                 while taken < len(data) and len(items) < left:
                     item, taken = data[taken], taken + 1
-                    key = (item.get("type"), item.get("id"))
+                    # The context counts: a file that matches two rules, or is notified twice, comes once for each.
+                    key = (item.get("type"), item.get("id"), repr(item.get("context_attributes")))
                     if key not in known or key[1] is None:
                         known.add(key)
                         items.append(item)

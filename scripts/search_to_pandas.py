@@ -447,7 +447,7 @@ class VirusTotal(vt.Client):
                 connector=self._connector,
                 # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
                 headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
-                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait)),
+                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait / 2)),
                 middlewares=(self._authorise,),
                 trust_env=True,
             )
