@@ -392,9 +392,12 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
     Whatever the user can mend, and whatever the network did, is one line on stderr and the error's `exit_code`.
     SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that the reader closed ends quietly.
     """
-    app = main if isinstance(main, typer.Typer) else typer.Typer(rich_markup_mode=None, add_completion=False)
-    if callable(main) and not isinstance(main, typer.Typer):
-        kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+    kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+    if isinstance(main, typer.Typer):
+        app = main
+        app.info.help = kept
+    else:
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
         app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
@@ -625,7 +628,8 @@ class Pages:
                 data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
                 while taken < len(data) and len(items) < left:
                     item, taken = data[taken], taken + 1
-                    key = (item.get("type"), item.get("id"))
+                    # The context counts: a file that matches two rules, or is notified twice, comes once for each.
+                    key = (item.get("type"), item.get("id"), repr(item.get("context_attributes")))
                     if key not in known or key[1] is None:
                         known.add(key)
                         items.append(item)
