@@ -207,8 +207,10 @@ class Pages:
 
     async def __aiter__(self) -> AsyncIterator[list[Json]]:
         # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
-        offset, _, at = (self.cursor or "").rpartition(":")
-        skip, left = int(offset or 0), self.limit or float("inf")
+        offset, colon, at = (self.cursor or "").partition(":")
+        if not (colon and offset.isdecimal()):
+            offset, at = "0", self.cursor or ""
+        skip, left = int(offset), self.limit or float("inf")
         # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
         highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
         known: set[Any] = set()

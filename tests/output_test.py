@@ -1,0 +1,137 @@
+"""What reaches a terminal, how files appear, and the exit codes of `cli`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from output import printable, whole_file
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("plain — ünïcödé 日本", "plain — ünïcödé 日本"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\nb\r\tc", "a\\nb\\r\\tc"),
+        ("\x00\x07\x9b", "\\x00\\x07\\x9b"),
+        ("gpj.\u202eexe", "gpj.\\u202eexe"),
+        ("\ud800", "\\ud800"),
+        ("\u2028", "\\u2028"),
+        (7, "7"),
+    ],
+)
+def test_no_terminal_obeys_what_is_shown(hostile: object, shown: str) -> None:
+    assert printable(hostile) == shown
+    assert printable(hostile).isprintable()
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a.csv") as part:
+        part.write_text("all of it")
+        assert not (tmp_path / "a.csv").exists()
+    assert (tmp_path / "a.csv").read_text() == "all of it"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("before")
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "a.csv") as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a.csv").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_name_as_long_as_a_folder_takes_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    with whole_file(path) as part:
+        part.write_text("x")
+    assert path.read_text() == "x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links need a privilege on Windows")
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with whole_file(tmp_path / "link") as part:
+        part.write_text("after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "after"
+
+
+def command(tmp_path: Path, body: str) -> list[str]:
+    """A script whose main has that `body`."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys, time\nsys.path.insert(0, {str(ROOT / 'lib')!r})\n"
+        "from output import *\nfrom output import cli, UsageError\n"
+        f"def main(count: int = 0) -> int:\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
+        "if __name__ == '__main__':\n    cli(main, 'What it answers.\\n\\n    an example   as it stands\\n')\n"
+    )
+    return [sys.executable, str(script)]
+
+
+@pytest.mark.parametrize(
+    ("body", "args", "code", "said"),
+    [
+        ("return 3", [], 3, ""),
+        ("raise UsageError('mend \\x1b this')", [], 2, "error: mend \\x1b this\n"),
+        ("raise OSError(28, 'No space left', 'a.csv')", [], 1, "error: [Errno 28] No space left: 'a.csv'\n"),
+        ("raise KeyboardInterrupt", [], 130, "interrupted\n"),
+        ("return 0", ["--count", "x"], 2, None),
+        ("return 0", ["--nonsense"], 2, None),
+    ],
+)
+def test_an_ending_is_an_exit_code_and_one_line(
+    tmp_path: Path, body: str, args: list[str], code: int, said: str | None
+) -> None:
+    result = subprocess.run([*command(tmp_path, body), *args], capture_output=True, text=True)
+    assert result.returncode == code
+    assert result.stderr == said if said is not None else result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path: Path) -> None:
+    result = subprocess.run(command(tmp_path, "raise ZeroDivisionError"), capture_output=True, text=True)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, True)
+
+
+def test_the_help_is_the_docstring_as_it_stands(tmp_path: Path) -> None:
+    result = subprocess.run([*command(tmp_path, "return 0"), "--help"], capture_output=True, text=True)
+    assert "an example   as it stands\n" in result.stdout
+    assert result.returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe is closed otherwise on Windows")
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "for i in range(100000): print(i)\nreturn 0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout and process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(20) == 0
+    process.stderr.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGTERM to catch")
+def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "print('up', flush=True)\ntime.sleep(60)\nreturn 0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[1] == b"interrupted\n"
+    assert process.returncode == 130

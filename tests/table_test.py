@@ -1,0 +1,295 @@
+"""Objects as rows, rows as a table, a table as files: hostile, missing and mixed values included."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from output import UsageError
+from table import check_outputs, columns, row, to_frame, to_text, write
+
+HOSTILE = "=cmd|'/c calc'!A1\x1b[31m\u202e\x00<script>|`x`"
+FILE: dict[str, Any] = {
+    "type": "file",
+    "id": "a" * 64,
+    "attributes": {
+        "size": 5,
+        "type": "not the object's",
+        "names": [],
+        "tags": ["pe", "=x"],
+        "meaningful_name": HOSTILE,
+        "first_submission_date": 1,
+        "signature_info": {"signing date": "10:00 AM"},
+        "last_analysis_results": {"Engine": {"category": "malicious", "engine_name": "Engine"}},
+        "exiftool": {"=HYPERLINK(1)": "x"},
+        "reputation": None,
+    },
+}
+ERROR: dict[str, Any] = {"type": "file", "id": "b" * 64, "error": {"code": "NotFoundError", "message": "gone"}}
+URL: dict[str, Any] = {
+    "type": "url",
+    "id": "c" * 64,
+    "context_attributes": {"url": "http://a.example/", "similarity_score": 0.5},
+}
+
+
+def frame(*items: dict[str, Any], column: tuple[str, ...] = ()) -> pd.DataFrame:
+    chosen = columns(column)
+    return to_frame([row(item, chosen) for item in items], chosen)
+
+
+# ---- columns and rows
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "path"),
+    [
+        ("pe_info.imphash", "pe_info.imphash", "$.attributes.pe_info.imphash"),
+        ("hash=pe_info.imphash", "hash", "$.attributes.pe_info.imphash"),
+        ("signature_info.signing date", "signature_info.signing date", "$.attributes.signature_info.'signing date'"),
+        ("pe_info.sections[*].md5", "pe_info.sections[*].md5", "$.attributes.pe_info.sections[*].md5"),
+        ("rule=$.context_attributes.rule_name", "rule", "$.context_attributes.rule_name"),
+        ("$.a[?(@.b=='c')].d", "$.a[?(@.b=='c')].d", "$.a[?(@.b=='c')].d"),
+        (
+            "last_analysis_stats.confirmed-timeout",
+            "last_analysis_stats.confirmed-timeout",
+            "$.attributes.last_analysis_stats.'confirmed-timeout'",
+        ),
+    ],
+)
+def test_a_column_is_a_name_and_a_path(spec: str, name: str, path: str) -> None:
+    assert columns([spec]) == {name: path}
+
+
+def test_a_column_that_does_not_parse_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"--column x=\$\.\["):
+        columns(["x=$.["])
+
+
+def test_one_match_is_a_scalar_several_a_list_none_empty() -> None:
+    chosen = columns(["size", "tags[*]", "absent", "one=tags[0]", "reputation"])
+    found = row(FILE, chosen)
+    assert (found["size"], found["tags[*]"], found["one"]) == (5, ["pe", "=x"], "pe")
+    assert (found["absent"], found["reputation"]) == (None, None)
+
+
+def test_a_row_has_everything_but_the_verdicts() -> None:
+    found = row(FILE, {})
+    assert found["attributes.type"] == "not the object's"
+    assert (found["type"], found["exiftool.=HYPERLINK(1)"], found["names"]) == ("file", "x", [])
+    assert not any(name.startswith("last_analysis_results") for name in found)
+    assert row(FILE, {}, verdicts=True)["last_analysis_results.Engine.category"] == "malicious"
+
+
+def test_the_url_of_a_url_is_a_column_whatever_holds_it() -> None:
+    assert row(URL, {})["url"] == "http://a.example/"
+    assert row({"type": "url", "id": "x", "attributes": {"url": "http://b.example/"}}, {})["url"] == "http://b.example/"
+    assert "url" not in row(FILE, {})
+
+
+@pytest.mark.parametrize("item", [{}, {"id": 7, "type": "file", "attributes": None, "context_attributes": None}, ERROR])
+def test_an_object_that_lacks_nearly_all_is_a_row(item: dict[str, Any]) -> None:
+    assert row(item, {})["id"] == item.get("id")
+
+
+# ---- the table
+
+
+def test_columns_stand_in_the_same_order_whatever_the_rows() -> None:
+    assert list(frame(FILE, URL, ERROR)) == list(frame(ERROR, URL, FILE))
+    assert list(frame(FILE, URL))[:3] == ["id", "type", "url"]
+
+
+def test_no_rows_are_a_table_with_the_chosen_columns() -> None:
+    empty = frame(column=("size", "x=$.y"))
+    assert (list(empty), len(empty)) == (["id", "type", "size", "x"], 0)
+    assert to_text(empty, "csv") == "id,type,size,x\n"
+    assert to_text(empty, "jsonl") == ""
+
+
+def test_dates_are_utc_timestamps_and_what_is_no_date_stays() -> None:
+    table = frame(FILE, ERROR)
+    assert table["first_submission_date"][0] == pd.Timestamp("1970-01-01T00:00:01Z")
+    assert pd.isna(table["first_submission_date"][1])
+    assert table["signature_info.signing date"][0] == "10:00 AM"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([4250000000, 1], [pd.Timestamp("2104-09-04T19:33:20Z"), pd.Timestamp("1970-01-01T00:00:01Z")]),
+        (["1718000000"], [pd.Timestamp("2024-06-10T06:13:20Z")]),
+        ([1, "yesterday"], [1, "yesterday"]),
+        ([10**30], [10**30]),
+        ([-1], [-1]),
+    ],
+)
+def test_absurd_dates_lose_nothing(values: list[Any], expected: list[Any]) -> None:
+    items = [{"id": str(i), "type": "file", "attributes": {"creation_date": value}} for i, value in enumerate(values)]
+    assert frame(*items)["creation_date"].tolist() == expected
+
+
+def test_a_chosen_column_is_a_date_by_the_path_it_names() -> None:
+    table = frame(FILE, column=("seen=first_submission_date",))
+    assert table["seen"][0] == pd.Timestamp("1970-01-01T00:00:01Z")
+
+
+def test_whole_numbers_stay_whole_where_a_row_lacks_them() -> None:
+    assert frame(FILE, ERROR)["size"].dtype == "Int64"
+    assert to_text(frame(FILE, ERROR, column=("size",)), "csv").splitlines()[1].endswith(",5")
+
+
+# ---- text
+
+
+def test_csv_cells_and_headers_start_no_formula() -> None:
+    for cell in (cell for line in csv.reader(io.StringIO(to_text(frame(FILE, ERROR, URL), "csv"))) for cell in line):
+        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@pytest.mark.parametrize("start", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "＝1", "|x", "%x"])
+def test_every_way_to_start_a_formula_is_defused(start: str) -> None:
+    text = to_text(frame({"id": start, "type": "file"}), "csv")
+    assert text.splitlines()[1].startswith(("'", "\"'"))
+
+
+def test_raw_csv_keeps_the_cells() -> None:
+    text = to_text(frame({"id": "=1", "type": "file"}), "csv", raw=True)
+    assert text == "id,type\n=1,file\n"
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl", "markdown"])
+def test_no_form_of_the_table_holds_a_control_character(form: str) -> None:
+    text = to_text(frame(FILE, ERROR, URL), form)
+    assert "".join(text.splitlines()).isprintable()
+    assert "aaaa" in text
+
+
+def test_json_lines_say_what_virustotal_said() -> None:
+    line = json.loads(to_text(frame(FILE, ERROR), "jsonl").splitlines()[0])
+    assert line["meaningful_name"] == HOSTILE
+    assert line["first_submission_date"] == "1970-01-01T00:00:01Z"
+    assert line["tags"] == ["pe", "=x"]
+    assert "error.code" not in line
+
+
+def test_markdown_is_text_and_no_markup() -> None:
+    text = to_text(frame(FILE, {"id": "http://a.example/ www.b.example <img>", "type": "x"}), "markdown")
+    assert "\\<script\\>\\|\\`x\\`" in text
+    assert "http\\://a.example/ www\\.b.example \\<img\\>" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_fits_the_terminal_with_a_line_a_row(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    lines = to_text(frame(FILE, ERROR, column=("size", "meaningful_name", "tags")), "table").splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= width
+
+
+def test_a_table_in_a_pipe_is_not_cut() -> None:
+    assert "a" * 64 in to_text(frame(FILE), "table")
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db"])
+def test_every_format_is_written_and_read_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    write(frame(FILE, ERROR, URL), [str(path)], table="file")
+    if suffix == ".csv":
+        ids = list(pd.read_csv(path)["id"])
+    elif suffix == ".jsonl":
+        ids = list(pd.read_json(path, lines=True)["id"])
+    elif suffix == ".md":
+        ids = [line.split("|")[1].strip() for line in path.read_text().splitlines()[2:]]
+    elif suffix == ".parquet":
+        ids = list(pd.read_parquet(path)["id"])
+    elif suffix == ".xlsx":
+        with zipfile.ZipFile(path) as book:
+            sheet = book.read("xl/worksheets/sheet1.xml").decode()
+            ids = [c * 64 for c in "abc" if c * 64 in book.read("xl/sharedStrings.xml").decode()]
+        assert "<f>" not in sheet
+    else:
+        with sqlite3.connect(path) as database:
+            ids = [found for (found,) in database.execute("select id from file")]
+    assert ids == ["a" * 64, "b" * 64, "c" * 64]
+
+
+def test_parquet_keeps_types_and_mixed_columns(tmp_path: Path) -> None:
+    mixed = [
+        {"id": str(i), "type": "x", "attributes": {"v": v, "n": i, "tags": ["a"]}}
+        for i, v in enumerate([1, "a", ["b"], None])
+    ]
+    write(frame(*mixed), [str(tmp_path / "o.parquet")])
+    table = pd.read_parquet(tmp_path / "o.parquet")
+    assert table["v"].tolist()[:3] == ["1", '"a"', '["b"]']
+    assert table["n"].dtype == "int64" or table["n"].dtype == "Int64"
+    assert list(table["tags"][0]) == ["a"]
+
+
+def test_a_raw_workbook_keeps_the_cell_and_a_long_one_says_what_was_cut(tmp_path: Path) -> None:
+    write(frame({"id": "=1+1", "type": "x" * 40_000}), [str(tmp_path / "o.xlsx")])
+    with zipfile.ZipFile(tmp_path / "o.xlsx") as book:
+        strings = book.read("xl/sharedStrings.xml").decode()
+    assert "'=1+1" in strings
+    assert "[cut: 40000 characters]" in strings
+
+
+def test_a_database_keeps_its_rows_and_takes_new_columns(tmp_path: Path) -> None:
+    path = str(tmp_path / "o.db")
+    write(frame({"id": "1", "type": "url", "attributes": {"a": 1}}), [path], table="url")
+    write(
+        frame({"id": "2", "type": "url", "attributes": {"Server:x": "y", "server:X": "z", "l": [1]}}),
+        [path],
+        table="url",
+    )
+    with sqlite3.connect(path) as database:
+        assert database.execute('select id, a, "Server:x", l from url').fetchall() == [
+            ("1", 1, None, None),
+            ("2", None, "y", "[1]"),
+        ]
+        assert database.execute('select "server:X_2" from url').fetchall() == [(None,), ("z",)]
+
+
+def test_rows_that_cannot_be_written_are_kept_and_the_error_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="the rows are kept in") as raised:
+        write(frame(FILE), [str(tmp_path / "absent" / "o.csv")])
+    kept = Path(str(raised.value).rsplit(" in ", 1)[1])
+    assert json.loads(kept.read_text())["meaningful_name"] == HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("a.txt", "ends in none of"),
+        ("nowhere/a.csv", "no folder nowhere"),
+        ("nosuch://u:secret@h/d", "nosuch"),
+        (".", "ends in none"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_search(output: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as raised:
+        check_outputs([output])
+    assert "secret" not in str(raised.value)
+
+
+def test_the_part_before_a_cursor_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "o.csv").write_text("the first part")
+    check_outputs([str(tmp_path / "o.csv")])
+    with pytest.raises(UsageError, match="name another file"):
+        check_outputs([str(tmp_path / "o.csv")], resuming=True)
