@@ -388,6 +388,13 @@ def test_a_caller_that_stops_early_leaves_nothing_behind(server: Server, capfd: 
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("cursor", ["a:b", "a:", ":a", "x:1:2"])
+def test_a_cursor_is_sent_as_it_is_whatever_it_looks_like(server: Server, cursor: str) -> None:
+    server.answer("/intelligence/search", {"data": []})
+    assert gather(cursor=cursor)[2] is None
+    assert server.seen[0].query["cursor"] == cursor
+
+
 def test_an_empty_page_with_a_cursor_is_passed_over(server: Server) -> None:
     server.answer(
         "/intelligence/search",
