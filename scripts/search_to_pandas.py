@@ -304,10 +304,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
 
-    `settings` are typer's for the command.
-
-    Whatever the user can mend, and whatever the network did, is one line on stderr and the error's `exit_code`.
-    SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that the reader closed ends quietly.
+    `settings` are typer's for the command. What the user can mend, and whatever the network did, is one line on stderr
+    and the error's `exit_code`. SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that its
+    reader closed ends quietly.
     """
     kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
     if isinstance(main, typer.Typer):
@@ -320,8 +319,12 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        code: Any = app(standalone_mode=False) or 0
+        command = typer.main.get_command(app)
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
+            code: Any = command.invoke(context) or 0
         sys.stdout.flush()
+    except typer.Exit as ended:
+        code = ended.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
         code = 0
@@ -572,8 +575,10 @@ class Pages:
 
     async def __aiter__(self) -> AsyncIterator[list[Json]]:
         # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
-        offset, _, at = (self.cursor or "").rpartition(":")
-        skip, left = int(offset or 0), self.limit or float("inf")
+        offset, colon, at = (self.cursor or "").partition(":")
+        if not (colon and offset.isdecimal()):
+            offset, at = "0", self.cursor or ""
+        skip, left = int(offset), self.limit or float("inf")
         # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
         highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
         known: set[Any] = set()
