@@ -1,0 +1,1100 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "jsonpath-ng>=1.7,<2",
+#     "pandas>=3,<4",
+#     "pyarrow>=21,<27",
+#     "rich>=14,<16",
+#     "sqlalchemy>=2,<3",
+#     "tabulate>=0.9,<1",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "xlsxwriter>=3.2,<4",
+#     "yarl>=1.20,<2",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""Which domains, IP addresses and URLs do the files of an Intelligence search contact, and which files contact each?
+
+Needs a key with VirusTotal Intelligence (premium). 300 files cost one request, a file with more than 20 contacts of
+one kind one more for each 40. Private and reserved addresses stay in: a sandbox did contact them.
+
+    uv run scripts/search_to_network_infrastructure.py 'entity:file p:20+ tag:signed' --defang
+    uv run scripts/search_to_network_infrastructure.py 'p:5+ engines:emotet' --limit 900 --min-files 3 --output c2.csv
+
+In a notebook: `frame = await search_to_infrastructure("entity:file p:20+ tag:signed", limit=300)`.
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import functools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.parse
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import aiohttp
+import aiolimiter
+import tenacity
+import typer
+import vt
+import yarl
+from jsonpath_ng.exceptions import JSONPathError
+from jsonpath_ng.ext import parse as parse_jsonpath
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {"domains": "domain", "ips": "ip_address", "urls": "url"}
+RELATIONSHIPS = [f"{how}_{what}" for how in ("contacted", "itw", "embedded") for what in KINDS]
+EMBEDDED = 20  # the most descriptors that an object carries: https://docs.virustotal.com/reference/relationships
+AT_ONCE = 20  # requests under way for what was cut
+
+FilesAndNames = tuple[set[str], set[str]]
+
+
+class Format(StrEnum):
+    """What stdout gets."""
+
+    text = "text"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+@dataclasses.dataclass
+class Found:
+    """What a search gave: {(type, value): (ids of the files, relationships)}, and what is missing of it.
+
+    `failures` names each file with a gap, `absent` counts the files that came without a relationship; `stopped` is what
+    ended the search early, `cursor` where it goes on.
+    """
+
+    contacts: dict[tuple[str, str], FilesAndNames] = dataclasses.field(default_factory=dict)
+    files: set[str] = dataclasses.field(default_factory=set)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    absent: Counter[str] = dataclasses.field(default_factory=Counter)
+    stopped: BaseException | None = None
+    cursor: str | None = None
+
+    def add(self, file_id: str, name: str, related: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Adds what a relationship of a file lists. Returns the ids of the URLs that came without the URL."""
+        kind, hashes = KINDS[name.rpartition("_")[2]], []
+        for item in related:
+            named = item.get("id")
+            if kind == "url":  # its id is a hash
+                named = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+            if not named:
+                hashes.append(str(item.get("id")))
+            for value in map(str, named if isinstance(named, list) else [named] if named else []):  # it has been a list
+                # Names and addresses mean the same in either case, URLs do not.
+                files, names = self.contacts.setdefault(
+                    (kind, value if kind == "url" else value.lower()), (set(), set())
+                )
+                files.add(file_id)
+                names.add(name)
+        return hashes
+
+    def rows(self, *, min_files: int = 1, defang: bool = False) -> list[dict[str, Any]]:
+        """Each indicator once, by type, then by value."""
+        return [
+            {
+                "type": kind,
+                "value": defanged(value, kind) if defang else value,
+                "files": len(files),
+                "file_ids": sorted(files),
+                "relationships": sorted(names),
+            }
+            for (kind, value), (files, names) in sorted(self.contacts.items(), key=lambda contact: contact[0])
+            if len(files) >= min_files
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A relationship of a file that did not come whole: where it goes on (None: from its start), or URLs not named."""
+
+    file_id: str
+    name: str
+    cursor: str | None
+    unnamed: bool
+
+
+def defanged(value: str, kind: str) -> str:
+    """`value` so that nothing makes a link of it: hxxp://evil[.]example; replacing back gives the same value.
+
+    ioc-fanger, made for prose, leaves HTTP:// and IPv6 as they are, and `[.]` in a URL does not come back from it.
+    """
+    value = re.sub(r"(h)tt(?=ps?:)", r"\1xx", value, flags=re.IGNORECASE).replace(".", "[.]")
+    return value.replace(":", "[:]") if kind == "ip_address" else value
+
+
+def other_entity(query: str) -> str | None:
+    """The entity other than files that `query` asks for; what stands in quotes is text to look for."""
+    for match in re.finditer(r'\bentity\s*:\s*"?(\w+)|"(?:\\.|[^"\\])*"', query, flags=re.IGNORECASE | re.DOTALL):
+        if match[1] and match[1].lower() != "file":
+            return match[1]
+    return None
+
+
+def check(query: str, relationship: Iterable[str]) -> list[str]:
+    """The relationships to ask for, each once. Raises UsageError for a name or a query that finds no contacts."""
+    names = list(dict.fromkeys(relationship)) or RELATIONSHIPS[:3]
+    unknown = [name for name in names if name not in RELATIONSHIPS]
+    if unknown:
+        raise UsageError(f"--relationship {unknown[0]}: is none of {' '.join(RELATIONSHIPS)}")
+    if not query.strip():
+        raise UsageError("the query is empty: it may read entity:file p:20+ tag:signed")
+    if other := other_entity(query):
+        raise UsageError(f"entity:{other} finds no files, and this looks for what files contact: entity:file, or none")
+    return names
+
+
+def embedded(found: Found, item: Mapping[str, Any], names: Iterable[str]) -> Iterator[Cut]:
+    """Adds what came with a file of the search; gives what is yet to be asked of it."""
+    file_id = str(item.get("id"))
+    found.files.add(file_id)
+    if item.get("error"):
+        code, message = dictpath.get(item, "$.error.code"), dictpath.get(item, "$.error.message")
+        found.failures.append(f"file {file_id}: {code}: {message}")
+    for name in names:
+        came = (item.get("relationships") or {}).get(name) or {}
+        data = came.get("data") or []
+        data = [data] if isinstance(data, dict) else data  # a one-to-one relationship
+        hashes = found.add(file_id, name, data)
+        cursor = dictpath.get(came, "$.meta.cursor")
+        # A link is not followed, it may lead elsewhere: without a cursor the relationship is asked for from its start.
+        # So is one of 20 that does not say how many there are: a contact lost costs more than a request.
+        full = len(data) >= EMBEDDED and dictpath.get(came, "$.meta.count") != len(data)
+        if hashes or cursor or dictpath.get(came, "$.links.next") or full:
+            yield Cut(file_id, name, cursor, bool(hashes))
+        elif "data" not in came and not item.get("error"):
+            found.absent[name] += 1
+
+
+async def complete(client: VirusTotal, found: Found, cut: Cut) -> None:
+    """Adds the rest of a relationship. Raises VirusTotalError; what was added before is good."""
+
+    async def add(path: str, cursor: str | None = None) -> list[str]:
+        pages = client.pages(path, cut.file_id, cut.name, cursor=cursor)
+        return [url_id async for items in pages for url_id in found.add(cut.file_id, cut.name, items)]
+
+    hashes: list[str] = []
+    if not cut.unnamed:
+        try:
+            hashes = await add("/files/{}/relationships/{}", cut.cursor)
+        except VirusTotalError as error:
+            if error.status != 400 or not cut.cursor:
+                raise
+            hashes = await add("/files/{}/relationships/{}")  # a cursor of the search may be refused here
+    if cut.unnamed or hashes:  # whole objects have their URLs, 40 a request; /urls/{id} would be a request for each
+        hashes = await add("/files/{}/{}")
+    if hashes:
+        found.failures.append(f"file {cut.file_id}: {cut.name} known by their ids alone: {' '.join(hashes)}")
+
+
+async def search(client: VirusTotal, query: str, names: list[str], *, limit: int, cursor: str | None = None) -> Found:
+    """What the files that match `query` contact. Raises VirusTotalError when not even one file came.
+
+    The relationships ride on the search's pages; what is cut there is paged while the search goes on.
+    """
+    found, page, failed_in_a_row = Found(), cursor or None, 0
+    params = {"query": query, "relationships": ",".join(names)}
+    pages = client.pages("/intelligence/search", params=params, limit=limit, cursor=cursor)
+    slots = asyncio.Semaphore(AT_ONCE)
+    unfinished: Counter[str | None] = Counter()  # relationships, by the cursor of their page
+
+    async def one(cut: Cut, page: str | None) -> None:
+        nonlocal failed_in_a_row
+        try:
+            if found.stopped:
+                return
+            await complete(client, found, cut)
+            failed_in_a_row = 0
+        except (VirusTotalError, UsageError) as error:
+            reason = f"{error.code}: {error.message}" if isinstance(error, VirusTotalError) else error
+            found.failures.append(f"file {cut.file_id}: {cut.name} past the first {EMBEDDED}: {reason}")
+            failed_in_a_row += getattr(error, "heals", False)
+            # A key or a quota fails for every file, and so does a network that is gone.
+            if getattr(error, "status", 0) in (401, 403, 429) or failed_in_a_row >= AT_ONCE:
+                found.stopped = error
+                return
+        finally:
+            slots.release()
+        unfinished[page] -= 1
+
+    stopped: BaseException | None = None
+    try:
+        # Closed, the pages leave no request under way.
+        async with asyncio.TaskGroup() as group, contextlib.aclosing(aiter(pages)) as answers:  # type: ignore[type-var]
+            try:
+                async for items in answers:
+                    cuts = [cut for item in items for cut in embedded(found, item, names)]
+                    unfinished[page] += len(cuts)
+                    for cut in cuts:
+                        await slots.acquire()
+                        group.create_task(one(cut, page))
+                    if found.stopped:
+                        break
+                    page = pages.cursor
+            except VirusTotalError as error:
+                stopped = error
+    except asyncio.CancelledError as error:
+        stopped = error
+    found.stopped = found.stopped or stopped
+    if found.stopped and not found.files:
+        raise found.stopped
+    resume = [page for page, left in unfinished.items() if left]
+    found.cursor = resume[0] if resume else pages.cursor
+    if resume:
+        again = "go on with the cursor below" if found.cursor else "run the same again"
+        found.failures.append(f"{unfinished.total()} relationships were not completed: {again}")
+    return found
+
+
+async def search_to_infrastructure(
+    query: str,
+    limit: int = 10,
+    *,
+    relationship: Iterable[str] = (),
+    min_files: int = 1,
+    defang: bool = False,
+    cursor: str | None = None,
+    apikey: str | None = None,
+) -> pd.DataFrame:
+    """What the files that match `query` contact: type, value, number of files, their ids, relationships; a row each.
+
+    `limit` is in files (0: all). Should anything be missing, stderr says what, `attrs["incomplete"]` is true and
+    `attrs["cursor"]` where to go on. Raises UsageError and VirusTotalError.
+    """
+    names = check(query, relationship)
+    async with VirusTotal(apikey) as client:
+        found = await search(client, query, names, limit=limit, cursor=cursor)
+    frame = as_frame(found.rows(min_files=min_files, defang=defang))
+    incomplete = bool(found.stopped or found.failures)
+    if incomplete:
+        report(found, len(frame), client)
+    frame.attrs = {"cursor": found.cursor, "incomplete": incomplete}
+    return frame
+
+
+def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as a table that has the same columns, of the same types, when there are none."""
+    import pandas as pd
+
+    types = {"type": "str", "value": "str", "files": "int64", "file_ids": "object", "relationships": "object"}
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def report(found: Found, shown: int, client: VirusTotal) -> int:
+    """Names on stderr what is missing, says the last line, returns the exit code."""
+    for name, count in found.absent.items():
+        say(f"{count} files came without {name}: taken as none there")
+    for failure in found.failures:
+        say(f"missing: {failure}")
+    stopped = found.stopped
+    if found.failures and not stopped:
+        stopped = VirusTotalError("Gaps", "what is missing is named above")
+    done = f"{shown} indicator{'s' * (shown != 1)} of {len(found.files)} file{'s' * (len(found.files) != 1)}"
+    return finish(done, client, stopped, found.cursor)
+
+
+def main(
+    query: Annotated[str, typer.Argument(help="As in VirusTotal Intelligence, for files.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=0, help="How many files; 0: all.")] = 10,
+    relationship: Annotated[
+        list[str] | None,
+        typer.Option(help="{contacted,itw,embedded}_{domains,ips,urls}; repeatable. All contacted_, unless given."),
+    ] = None,
+    min_files: Annotated[int, typer.Option(min=1, help="Only what so many of the files contact.")] = 1,
+    defang: Annotated[bool, typer.Option("--defang", help="hxxp://evil[.]example")] = False,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="What stdout gets; text, unless there is an --output.", show_default=False),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(help="A file (.csv .jsonl .md .parquet .xlsx .db .sqlite) or a database URL; repeatable."),
+    ] = None,
+    cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
+    apikey: Annotated[str, typer.Option(help="Else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml.")] = "",
+) -> int:
+    """Searches, writes, says the last line; the help is the docstring of the file."""
+    names, outputs = check(query, relationship or []), output or []
+    check_outputs(outputs, resuming=bool(cursor))
+
+    async def work() -> tuple[Found, VirusTotal]:
+        async with VirusTotal(apikey) as client:
+            return await search(client, query, names, limit=limit, cursor=cursor), client
+
+    found, client = asyncio.run(work())
+    rows = found.rows(min_files=min_files, defang=defang)
+    if outputs:
+        write(as_frame(rows), outputs, table="infrastructure")
+    form = form or (None if outputs else Format.text)
+    if form == Format.text:
+        print("=== Results: ===", *(f"{row['type'].upper()}: {printable(row['value'])}" for row in rows), sep="\n")
+    elif form:
+        print(to_text(as_frame(rows), form), end="")
+    return report(found, len(rows), client)
+
+
+# [[[cog vendor("output") ]]]
+# A copy from lib/output.py, where it is edited; `just vendor` renews it.
+class UsageError(ValueError):
+    """What the user can mend (an argument, a key, a query): one line, exit code 2."""
+
+
+def printable(text: object) -> str:
+    """`text` on one line that no terminal obeys: escapes, line ends, bidi marks and lone surrogates spelled out.
+
+    VirusTotal's strings come from malware authors; str.isprintable() is False for just those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(message: object) -> None:
+    """One line on stderr; stdout is for data alone."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name, on disk to the last byte, when the block succeeds.
+
+    When the block fails nothing appears, and what stood at `path` stays. Raises OSError.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+        if os.name == "posix":  # the rename itself must survive a power cut; Windows cannot open a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
+    """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+
+    `settings` are typer's for the command. What the user can mend, and whatever the network did, is one line on stderr
+    and the error's `exit_code`. SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that its
+    reader closed ends quietly.
+    """
+    kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+    if isinstance(main, typer.Typer):
+        app = main
+        app.info.help = kept
+    else:
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(help=kept, **settings)(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
+            code: Any = command.invoke(context) or 0
+        sys.stdout.flush()
+    except typer.Exit as ended:
+        code = ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        code = 130
+    except typer.TyperException as error:
+        say(f"error: {error.format_message()} (--help shows the usage)")
+        code = error.exit_code
+    except (UsageError, OSError) as error:
+        say(f"error: {error}")
+        code = 2 if isinstance(error, UsageError) else 1
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        say(f"error: {error}")
+        code = error.exit_code
+    sys.exit(code)
+
+
+# [[[end]]]
+# [[[cog vendor("dictpath") ]]]
+# A copy from lib/dictpath.py, where it is edited; `just vendor` renews it.
+class dictpath:  # noqa: N801 - reads at the call as the module of that name does in vt-py's examples
+    """JSONPath look-ups in plain dicts. Paths are jsonpath-ng's, with its filters:
+
+    `$.attributes.pe_info.sections[*].md5`, `$.attributes.exiftool.'signers details'`,
+    `$.attributes.results[?(@.category == 'malicious')].engine_name`.
+
+    An absent key is no match, a null is a match whose value is None.
+    """
+
+    @staticmethod
+    @functools.cache
+    def parse(path: str) -> Any:
+        """The parsed `path`. Raises ValueError naming the path and the position of what is wrong."""
+        try:
+            return parse_jsonpath(path)
+        except JSONPathError as error:
+            at = re.search(r"(\d+):(\d+)", str(error))
+            where = f"at position {at[2]}" if at else f"at its end (position {len(path)})"
+            raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
+
+    @staticmethod
+    def iterate(obj: Any, path: str) -> Iterator[Any]:
+        """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
+        return (match.value for match in dictpath.parse(path).find(obj))
+
+    @staticmethod
+    def get_all(obj: Any, path: str) -> list[Any]:
+        """Every value that `path` matches in `obj`; nothing matched is an empty list."""
+        return list(dictpath.iterate(obj, path))
+
+    @staticmethod
+    def get(obj: Any, path: str, default: Any = None) -> Any:
+        """The one value that `path` matches in `obj`, `default` if none (a null that is there is None).
+
+        Raises ValueError when there are several: `get_all` takes them.
+        """
+        matches = dictpath.get_all(obj, path)
+        if len(matches) > 1:
+            raise ValueError(f"{len(matches)} values match {path!r}, where one was expected: use get_all")
+        return matches[0] if matches else default
+
+
+# [[[end]]]
+# [[[cog vendor("table") ]]]
+# A copy from lib/table.py, where it is edited; `just vendor` renews it.
+SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+
+
+def columns(specs: Iterable[str]) -> dict[str, str]:
+    """`--column` arguments as {name: JSONPath}: `NAME=$.a.b`, `$.a.b`, or an attribute's path (`pe_info.imphash`).
+
+    Raises UsageError for a path that does not parse.
+    """
+    chosen = {}
+    for spec in specs:
+        named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
+        name, path = named.groups() if named else (spec, spec)
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
+            path = "$.attributes." + re.sub(
+                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
+            )
+        try:
+            dictpath.parse(path)
+        except ValueError as error:
+            raise UsageError(f"--column {spec}: {error}") from None
+        chosen[name] = path
+    return chosen
+
+
+def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = False) -> dict[str, Any]:
+    """An object as {column: value}: id, type, url (of a URL), then the `chosen` columns or, if none, all there is.
+
+    A chosen path with one match gives that value, with several a list, with none None. All there is: the attributes
+    under their paths, the context attributes likewise with that word in front, an item's error; each engine's
+    verdict (`last_analysis_results`, some 70 times 5 values) only if asked for.
+    """
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    start = {"id": item.get("id"), "type": item.get("type")}
+    if "url" in context or "url" in attributes:
+        start["url"] = context.get("url") or attributes.get("url")
+    if chosen:
+        found = {name: dictpath.get_all(item, path) for name, path in chosen.items()}
+        return start | {name: values if len(values) > 1 else (values or [None])[0] for name, values in found.items()}
+
+    def leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                yield from leaves(inner, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", inner
+
+    if not verdicts:
+        attributes = {key: value for key, value in attributes.items() if key != "last_analysis_results"}
+    # An attribute may be called `type` too.
+    rest = {f"attributes.{key}" if key in start else key: value for key, value in leaves(attributes, "")}
+    rest |= leaves({key: value for key, value in context.items() if key != "url"}, "context_attributes.")
+    return start | rest | dict(leaves(item.get("error") or {}, "error."))
+
+
+def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The `rows` as a table with id, type and url first, then the columns as chosen, or else by name.
+
+    Dates are UTC timestamps, whole numbers stay whole where a row lacks them (Int64), lists stay lists.
+    """
+    import pandas as pd
+
+    first = [name for name in ("id", "type", "url") if name != "url" or any("url" in r for r in rows)]
+    rest = list(chosen) or sorted({name for r in rows for name in r})
+    names = list(dict.fromkeys(first + rest))
+    frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
+    dates = []
+    for name in names:
+        key = re.split(r"[.\[]", chosen.get(name, name))[-1].strip("']")
+        # vt-py's own rule for what is a date; some are strings, and some no date at all: those stay as they are.
+        if re.fullmatch(r".+_date|date|last_login|user_since", key):
+            values = frame[name].dropna()
+            if len(values) and all(
+                str(v).isdecimal() and int(v) < 253402300800 for v in values
+            ):  # before the year 10000
+                frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
+                dates.append(name)
+    return frame.apply(lambda values: values if values.name in dates else typed(values))
+
+
+def typed(values: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of one kind of value with pandas' type for it, which knows missing values; a mixed one as it is."""
+    kinds = frozenset(type(value) for value in values if value is not None)
+    of = {int: "Int64", bool: "boolean", float: "Float64", str: "str"}
+    try:
+        return values.astype(
+            of[float] if kinds == {int, float} else of[next(iter(kinds))] if len(kinds) == 1 else object
+        )
+    except (KeyError, OverflowError):  # lists; whole numbers over 64 bits
+        return values
+
+
+def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
+    """Finds what would fail only after the quota is spent: a suffix, a folder, a driver. Raises UsageError.
+
+    `resuming` with a cursor, a file that is there holds the part before and is not to be written over.
+    """
+    for output in outputs:
+        path = Path(output)
+        if "://" in output:
+            database(output).connect().close()
+        elif path.suffix not in SUFFIXES:
+            raise UsageError(f"--output {output}: ends in none of {' '.join(SUFFIXES)}, nor is it a database URL")
+        elif path.is_dir() or not path.parent.is_dir():
+            raise UsageError(f"--output {output}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}")
+        elif not os.access(path.parent, os.W_OK):
+            raise UsageError(f"--output {output}: may not write in {path.parent}")
+        elif resuming and path.is_file() and path.suffix not in (".db", ".sqlite"):
+            raise UsageError(f"--output {output} exists and holds the part before --cursor: name another file")
+
+
+def database(output: str) -> Any:
+    """A SQLAlchemy engine for a database URL or an SQLite file. Raises UsageError when there is no way to connect."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(output if "://" in output else f"sqlite:///{output}")
+        engine.connect().close()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
+        where = re.sub(r"//.*@", "//…@", output)  # a password may stand there
+        raise UsageError(f"--output {where}: {str(error).splitlines()[0]}{cure}") from None
+    return engine
+
+
+def cell(value: Any) -> Any:
+    """A value as one cell of a file: lists and dicts as JSON text; all else, NaN and NA too, as it is."""
+    return to_json(value) if isinstance(value, list | dict) else value
+
+
+def to_json(value: Any) -> str:
+    """`value` as JSON on one line, readable, with every character that a terminal may obey escaped."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula (a leading ', as OWASP's "CSV Injection" has it), and no terminal
+    for a command. Text alone can be either; numbers and dates stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    # Full-width forms too: spreadsheets of East Asian locales take them. Blanks before the sign do not stop them.
+    return ("'" if re.match(r"\s*[=+\-@\t\r\n＝＋－＠|%]", value) else "") + printable(value)
+
+
+def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
+    """The table as `table`, `csv`, `jsonl` or `markdown` text. `raw` leaves the cells of CSV as VirusTotal sent them.
+
+    JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
+    """
+    frame = iso_dates(frame).astype(object)
+    if form == "jsonl":
+        rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
+        return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
+    if form == "table":
+        return to_terminal(frame)
+    cells = frame.map(cell)
+    if form == "markdown":
+        from tabulate import tabulate
+
+        special = re.compile(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
+
+        def plain(value: Any) -> str:
+            return special.sub(r"\\\1", printable(value))
+
+        body = cells.where(cells.notna(), "").map(plain).to_numpy().tolist()
+        return tabulate(body, [plain(name) for name in frame.columns], tablefmt="pipe", disable_numparse=True) + "\n"
+    if not raw:
+        cells = cells.map(defused).rename(columns=defused)
+    return str(cells.to_csv(index=False, lineterminator="\n"))
+
+
+def to_terminal(frame: pd.DataFrame) -> str:
+    """The table, one line a row, as wide as the terminal (as it needs where there is none); wide columns give way."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def shown(value: Any) -> str:
+        return printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+
+    cells = frame.where(frame.notna(), "").map(shown)
+    widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    while room and sum(widths.values()) + 2 * len(widths) > room:
+        widest = max(widths, key=lambda name: widths[name])
+        if widths[widest] > 14:
+            widths[widest] -= 1
+        else:
+            widths.popitem()  # the least telling stands last
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, width in widths.items():
+        number = not frame.empty and frame[name].map(lambda value: isinstance(value, int | float)).all()
+        table.add_column(
+            Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
+        )
+    for values in cells[list(widths)].itertuples(index=False):
+        table.add_row(*(Text(value) for value in values))
+    console = Console(width=room or sum(widths.values()) + 2 * len(widths), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
+    dates = frame.select_dtypes("datetimetz").columns
+    return frame.assign(**{name: frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ") for name in dates})
+
+
+def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
+    """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
+
+    Should one fail, the table is kept as JSON lines in the temporary folder, and the OSError says where.
+    """
+    for output in outputs:
+        try:
+            write_one(frame, output, raw=raw, table=table)
+        except Exception as error:  # whatever the library or the disk says: these rows cost quota
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
+            ) as kept:
+                kept.write(to_text(frame, "jsonl"))
+            raise OSError(
+                f"cannot write {re.sub('//.*@', '//…@', output)}: {error}; the rows are kept in {kept.name}"
+            ) from error
+
+
+def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
+    """See `write`. Raises whatever pandas and its engines raise."""
+    path = Path(output)
+    if "://" in output or path.suffix in (".db", ".sqlite"):
+        add_rows(frame, database(output), table)
+        return
+    with whole_file(path) as part:
+        if path.suffix == ".parquet":
+            to_parquet(frame, part)
+        elif path.suffix == ".xlsx":
+            to_xlsx(frame, part, raw=raw)
+        else:
+            form = "markdown" if path.suffix == ".md" else path.suffix[1:]
+            part.write_text(to_text(frame, form, raw=raw), encoding="utf-8", newline="")
+
+
+def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
+    """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
+    import sqlalchemy
+
+    folded: dict[str, str] = {}  # SQL's names do not differ by case, VirusTotal's keys (HTTP headers') may
+    for name in frame.columns:
+        again = sum(name.lower() == other.lower() for other in folded)
+        folded[name] = f"{name}_{again + 1}" if again else name
+    frame = frame.map(cell).rename(columns=folded)
+    with engine.begin() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        if inspector.has_table(table):
+            known = {column["name"].lower() for column in inspector.get_columns(table)}
+            quote = connection.dialect.identifier_preparer.quote
+            for name in (name for name in frame.columns if name.lower() not in known):
+                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
+                connection.execute(sqlalchemy.text(statement))
+        frame.to_sql(table, connection, if_exists="append", index=False)
+
+
+def to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """The table as Parquet; a column whose values have no common type becomes JSON text."""
+    import pyarrow as pa
+
+    def of_one_type(values: pd.Series[Any]) -> pd.Series[Any]:
+        try:
+            pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return values.map(to_json, na_action="ignore")
+        return values
+
+    frame.apply(of_one_type).to_parquet(path, index=False)
+
+
+def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
+    """The table as a workbook: no formulas and no links but `raw`'s; a cell too long for Excel says what was cut."""
+    import pandas as pd
+
+    def shown(value: Any) -> Any:
+        value = cell(value) if raw else defused(cell(value))
+        most = 32_767  # characters: Microsoft's "Excel specifications and limits"
+        return (
+            f"{value[: most - 40]} [cut: {len(value)} characters]"
+            if isinstance(value, str) and len(value) > most
+            else value
+        )
+
+    dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
+    sheet = frame.astype(object).map(shown).assign(**dates)
+    options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
+    with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
+        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
+            book, index=False, freeze_panes=(1, 1)
+        )
+
+
+# [[[end]]]
+# [[[cog vendor("virustotal") ]]]
+# A copy from lib/virustotal.py, where it is edited; `just vendor` renews it.
+Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
+
+
+class VirusTotalError(vt.APIError):
+    """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
+
+    `status` is HTTP's (0: no whole answer), `retry_after` seconds or None, `heals` whether asking again may help,
+    `sent` whether VirusTotal may have carried the request out, `cursor` where the pages go on.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, heals: bool = False, sent: bool = True) -> None:
+        super().__init__(code, message)
+        self.status, self.heals, self.sent = status, heals, sent
+        self.retry_after: float | None = None
+        self.cursor: str | None = None
+
+    def __str__(self) -> str:
+        resume = f"; go on with --cursor {self.cursor}" if self.cursor else ""
+        return f"{self.code}: {self.message}{resume}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for what the user can mend, 4 for the quota, 1 for all else."""
+        return 4 if self.status == 429 else 2 if self.status in (400, 401, 403, 409) else 1
+
+
+class VirusTotal(vt.Client):
+    """vt-py's client with `ask` and `pages`, which repeat what heals for up to VT_MAX_WAIT seconds (default 300).
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it goes to `host` (else VT_HOST) alone, whatever
+    link or redirect is followed. VT_RATE is the most requests a minute. Proxies come from the environment.
+    `requests` counts what VirusTotal was asked. Raises UsageError when a setting is missing or makes no sense.
+    """
+
+    def __init__(self, apikey: str | None = None, host: str | None = None) -> None:
+        key, self._key_source = find_key(apikey)
+        host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
+        try:
+            self._origin = yarl.URL(host).origin()
+            self.max_wait = float(os.environ.get("VT_MAX_WAIT") or 300)
+            seconds = 60 / float(os.environ.get("VT_RATE") or 60_000)
+            # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
+            self._pace = aiolimiter.AsyncLimiter(1, seconds)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"VT_HOST is a URL, VT_MAX_WAIT and VT_RATE are numbers over 0: {error}") from None
+        super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
+        self.requests = 0
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """vt-py's session, without its default headers: they carry the key to every host."""
+        if self._session is None:  # type: ignore[has-type]
+            wait = self.max_wait
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
+                headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
+                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait / 2)),
+                middlewares=(self._authorise,),
+                trust_env=True,
+            )
+        return self._session
+
+    async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
+        if request.url.origin() == self._origin:
+            await self._pace.acquire()
+            request.headers["X-Apikey"] = self._apikey
+            self.requests += 1
+        return await handler(request)
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """`path` with each {} filled by one quoted segment; a whole URL (a link out of an answer) stays as it is."""
+        if path.startswith(("https://", "http://")):
+            return path
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    @contextlib.asynccontextmanager
+    async def answer(self, method: str, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, asked once: the answer, its body still to be read inside the block.
+
+        `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
+        the status is 2xx, and for what the network does until the block ends.
+        """
+        try:
+            async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
+                if response.status >= 300:
+                    raise await self._error(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            mends = not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.TooManyRedirects))
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            message = str(error).replace(self._apikey, "[key]") or "no answer in time"
+            raise VirusTotalError(type(error).__name__, message, heals=mends, sent=sent) from None
+
+    async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
+        """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        status, text = response.status, await response.text(errors="replace")
+        try:
+            code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
+            broken = False
+        except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
+            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+            broken = "json" in response.content_type
+        message = message.replace(self._apikey, "[key]")  # WrongCredentialsError has echoed it
+        if status in (401, 403):
+            message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
+        heals = status in (424, 429) or 500 <= status <= 504 or broken
+        error = VirusTotalError(code, message, status, heals=heals, sent=status != 429)
+        error.retry_after = retry_after(response.headers)
+        return error
+
+    def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
+        """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
+
+        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun.
+        """
+        backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
+
+        def failure(state: tenacity.RetryCallState) -> BaseException | None:
+            return state.outcome.exception() if state.outcome else None
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = getattr(failure(state), "retry_after", None)
+            return backoff(state) if asked is None else asked + random.uniform(0, 1)
+
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
+            wait=wait,
+            stop=tenacity.stop_before_delay(self.max_wait),
+            before_sleep=lambda state: say(f"{failure(state)}: asking again in {state.upcoming_sleep:.0f} s"),
+            reraise=True,
+        )
+
+    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> Json:
+        """The JSON that VirusTotal answers; `args` fill the {} of `path`, quoted; `kwargs` are aiohttp's.
+
+        What heals is repeated, a POST or PATCH only if it surely was not carried out. Raises VirusTotalError.
+        """
+
+        async def once() -> Json:
+            async with self.answer(method, path, *args, **kwargs) as response:
+                return decode(await response.read())
+
+        repeatable = method in ("GET", "DELETE")
+        return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
+
+    async def get_json_async(self, path: str, *path_args: Any, params: Json | None = None) -> Json:
+        """vt-py's method, so that all it builds on it (get_data_async) heals too."""
+        return await self.ask("GET", path, *path_args, params=params)
+
+    def pages(
+        self, path: str, *args: Any, params: Mapping[str, Any] | None = None, limit: int = 0, cursor: str | None = None
+    ) -> Pages:
+        """The collection at `path`: see Pages. `limit` is in items (0: all), `cursor` where an earlier run stopped."""
+        return Pages(self, path, args, dict(params or {}), limit, cursor)
+
+
+@dataclasses.dataclass
+class Pages:
+    """`async for items in client.pages(…)`: lists of raw dicts (error items too), each item once; the next page is
+    asked for while the caller works on this one.
+
+    `cursor` is where to go on after what was yielded (None: nothing follows), `meta` the last page's. When a page
+    fails, VirusTotalError is raised with that cursor; what was yielded before is good.
+    """
+
+    client: VirusTotal
+    path: str
+    args: tuple[Any, ...]
+    params: Json
+    limit: int
+    cursor: str | None
+    meta: Json = dataclasses.field(default_factory=dict)
+
+    async def __aiter__(self) -> AsyncIterator[list[Json]]:
+        # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
+        offset, colon, at = (self.cursor or "").partition(":")
+        if not (colon and offset.isdecimal()):
+            offset, at = "0", self.cursor or ""
+        skip, left = int(offset), self.limit or float("inf")
+        # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
+        highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
+        known: set[Any] = set()
+        cursors = {at}
+
+        def fetch() -> asyncio.Task[Json]:
+            params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
+            return asyncio.create_task(self.client.ask("GET", self.path, *self.args, params=params))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                self.meta = answer.get("meta") or {}
+                data = answer.get("data") or []
+                items: list[Json] = []
+                taken = skip
+                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
+                while taken < len(data) and len(items) < left:
+                    item, taken = data[taken], taken + 1
+                    # The context counts: a file that matches two rules, or is notified twice, comes once for each.
+                    key = (item.get("type"), item.get("id"), repr(item.get("context_attributes")))
+                    if key not in known or key[1] is None:
+                        known.add(key)
+                        items.append(item)
+                left -= len(items)
+                after = str(self.meta.get("cursor") or "")
+                self.cursor = f"{taken}:{at}" if taken < len(data) else after or None
+                more, repeated = left > 0 and bool(self.cursor), after in cursors
+                if more and not repeated:
+                    skip, at = 0, after
+                    cursors.add(at)
+                    page = fetch()
+                if items:
+                    yield items
+                if more and repeated:
+                    self.cursor = None
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again: the rest cannot be had")
+                if not more:
+                    return
+        except VirusTotalError as error:
+            error.cursor = self.cursor
+            raise
+        finally:
+            page.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio complains of it
+            page.cancel()
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """The key and where it came from. Raises UsageError, which never shows the key."""
+    variables = ("VT_API_KEY", "VTCLI_APIKEY")
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in variables}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, key in found.items():
+        if key and not re.fullmatch(r"[!-~]+", str(key).strip()):
+            raise UsageError(f"the key from {source} holds characters that no key has")
+        if key:
+            return str(key).strip(), source
+    raise UsageError(
+        "no API key: --apikey, VT_API_KEY, VTCLI_APIKEY and ~/.vt.toml (`vt init` writes it) have none; "
+        "`scripts/replay.py COMMAND…` runs a command without one"
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks to wait (RFC 9110: a number, or an HTTP date); None without one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def decode(body: bytes) -> Json:
+    """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
+    try:
+        answer = json.loads(body.decode(errors="replace") or "{}")
+        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
+            text = json.dumps(answer, ensure_ascii=False)
+            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise VirusTotalError("BrokenAnswer", f"no JSON object came, but {body[:60]!r}", heals=True)
+    return answer
+
+
+def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
+    """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
+
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
+    """
+    spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
+    more = f"; go on with --cursor {cursor}" if cursor else ""
+    if stopped is None:
+        say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
+        return 0
+    if not isinstance(stopped, VirusTotalError):
+        say(f"INCOMPLETE: {spent}; interrupted{more}")
+        return 130
+    say(f"INCOMPLETE: {spent}; {stopped.code}: {stopped.message}{more}")
+    return 4 if stopped.status == 429 else 3
+
+
+# [[[end]]]
+
+
+if __name__ == "__main__":
+    cli(main, __doc__)
