@@ -143,9 +143,15 @@ async def search(
     params = {"query": query} | ({"order": order} if order else {})
     pages = client.pages("/intelligence/search", params=params, limit=limit, cursor=cursor)
     found = Found()
+    from rich.console import Console
+
+    shown = Console(stderr=True).status("searching") if sys.stderr.isatty() else contextlib.nullcontext()
     try:
-        async for items in pages:
-            found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+        with shown as status:
+            async for items in pages:
+                found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+                if status:
+                    status.update(f"{len(found.rows)} of {limit or pages.meta.get('total_hits') or 'all'} objects")
     except (VirusTotalError, asyncio.CancelledError) as error:
         if not found.rows:
             raise
