@@ -697,6 +697,7 @@ def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, 
 
 # [[[cog vendor("table") ]]]
 # A copy from lib/table.py, where it is edited; `just vendor` renews it.
+ISO = "%Y-%m-%dT%H:%M:%SZ"
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
 
 
@@ -763,23 +764,33 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
     rest = list(chosen) or sorted({name for r in rows for name in r})
     names = list(dict.fromkeys(first + rest))
     frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
-    dates = []
     for name in names:
         key = re.split(r"[.\[]", chosen.get(name, name))[-1].strip("']")
-        # vt-py's own rule for what is a date; some are strings, and some no date at all: those stay as they are.
-        if re.fullmatch(r".+_date|date|last_login|user_since", key):
-            values = frame[name].dropna()
-            if len(values) and all(
-                str(v).isdecimal() and int(v) < 253402300800 for v in values
-            ):  # before the year 10000
-                frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
-                dates.append(name)
-    return frame.apply(lambda values: values if values.name in dates else typed(values))
+        # vt-py's own rule for what is a date.
+        is_date = re.fullmatch(r".+_date|date|last_login|user_since", key)
+        frame[name] = utc(frame[name]) if is_date else typed(frame[name])
+    return frame
+
+
+def utc(values: pd.Series[Any]) -> pd.Series[Any]:
+    """UNIX seconds as timestamps. Some of VirusTotal's dates are none: where both stand in a column, all become text."""
+    import pandas as pd
+
+    def is_date(value: Any) -> bool:
+        return str(value).isdecimal() and len(str(value)) < 13 and int(value) < 253_402_300_800  # the year 10000
+
+    dates = values.map(is_date)
+    if not dates.any():
+        return typed(values)
+    moments = pd.to_datetime(pd.to_numeric(values.where(dates)).astype("Int64"), unit="s", utc=True)
+    if values[~dates].notna().any():
+        return typed(moments.dt.strftime(ISO).astype(object).where(dates, values.map(str, na_action="ignore")))
+    return moments
 
 
 def typed(values: pd.Series[Any]) -> pd.Series[Any]:
     """A column of one kind of value with pandas' type for it, which knows missing values; a mixed one as it is."""
-    kinds = frozenset(type(value) for value in values if value is not None)
+    kinds = frozenset(type(value) for value in values.dropna())
     of = {int: "Int64", bool: "boolean", float: "Float64", str: "str"}
     try:
         return values.astype(
@@ -906,7 +917,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
 def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
     dates = frame.select_dtypes("datetimetz").columns
-    return frame.assign(**{name: frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ") for name in dates})
+    return frame.assign(**{name: frame[name].dt.strftime(ISO) for name in dates})
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:

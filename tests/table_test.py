@@ -128,8 +128,9 @@ def test_dates_are_utc_timestamps_and_what_is_no_date_stays() -> None:
     [
         ([4250000000, 1], [pd.Timestamp("2104-09-04T19:33:20Z"), pd.Timestamp("1970-01-01T00:00:01Z")]),
         (["1718000000"], [pd.Timestamp("2024-06-10T06:13:20Z")]),
-        ([1, "yesterday"], [1, "yesterday"]),
+        ([1, "yesterday", 10**30], ["1970-01-01T00:00:01Z", "yesterday", str(10**30)]),
         ([10**30], [10**30]),
+        (["9" * 5000], ["9" * 5000]),
         ([-1], [-1]),
     ],
 )
