@@ -88,6 +88,11 @@ def asked(exchange: Exchange) -> Question:
     return question(exchange["method"], exchange["path"], exchange.get("query", {}).items())
 
 
+def collection(page: Question) -> Question:
+    """The Question for the first page of those that this one belongs to."""
+    return page._replace(query=tuple((name, value) for name, value in page.query if name != "cursor"))
+
+
 def load(folder: Path) -> dict[Path, Exchange]:
     """The recordings in `folder` and below it, by file name. Raises UsageError for none, or one that is broken."""
     exchanges = {}
@@ -218,24 +223,27 @@ class Recorder:
         )
 
     def save(self, exchange: Exchange) -> None:
-        """Writes the file. The first answer to a question replaces what was recorded of it, all its pages included."""
+        """Writes the file. The first answer to a question replaces what was recorded of it, all its pages included.
+
+        An error replaces no answer: a key that expired, or a spent quota, would cost every recording.
+        """
         wanted = asked(exchange)
         turns = self.saved.setdefault(wanted, [])
-        if turns and turns[-1] == exchange:
+        stale = [path for path, old in self.old.items() if wanted in (asked(old), collection(asked(old)))]
+        failed = exchange["status"] >= 400 and any(self.old[path]["status"] < 400 for path in stale)
+        if failed or turns[-1:] == [exchange]:
             return
         turns.append(exchange)
-        plain = tuple(pair for pair in wanted.query if pair[0] != "cursor")
-        if len(turns) == 1:
-            for path, old in list(self.old.items()):
-                pages = tuple(pair for pair in asked(old).query if pair[0] != "cursor")
-                if asked(old) == wanted or (asked(old)[:2], pages, plain) == (wanted[:2], plain, wanted.query):
-                    path.unlink(missing_ok=True)
-                    del self.old[path]
         # Readable, and harmless whatever the query holds; the digest tells apart what reads the same.
         words = re.sub(r"[^a-z0-9]+", "-", str(wanted).lower()).strip("-")[:80].rstrip("-")
         digest = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]
-        with whole_file(self.folder / f"{words}-{digest}-{len(turns):03}.json") as part:
+        target = self.folder / f"{words}-{digest}-{len(turns):03}.json"
+        with whole_file(target) as part:
             part.write_text(json.dumps(exchange, indent=1) + "\n", encoding="utf-8")
+        for path in stale:
+            del self.old[path]
+            if path != target:
+                path.unlink(missing_ok=True)
 
 
 async def replay(command: list[str], folder: Path, *, record: bool = False) -> int:
@@ -261,9 +269,8 @@ async def replay(command: list[str], folder: Path, *, record: bool = False) -> i
             exchange = answers.answer(request.method, path, request.query)
         headers = {"Content-Type": "application/json"} | exchange.get("headers", {})
         if "Location" in headers:
-            url = yarl.URL(headers["Location"])
-            start = f"{elsewhere}/{url.scheme}/{url.authority}" if url.absolute else here
-            headers["Location"] = f"{start}{url.raw_path_qs}"
+            location = re.sub("^(https?)://", r"/\1/", headers["Location"])
+            headers["Location"] = (here if location == headers["Location"] else elsewhere) + location
         return web.Response(status=exchange["status"], headers=headers, body=content(exchange))
 
     app = web.Application(client_max_size=1 << 30)
