@@ -99,7 +99,7 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
 
 
 def utc(values: pd.Series[Any]) -> pd.Series[Any]:
-    """UNIX seconds as timestamps. Some of VirusTotal's dates are none: where both stand in a column, all become text."""
+    """UNIX seconds as timestamps. Some dates of VirusTotal's are none: a column with both kinds becomes text."""
     import pandas as pd
 
     def is_date(value: Any) -> bool:
@@ -185,7 +185,9 @@ def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
 
     JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
     """
-    frame = iso_dates(frame).astype(object)
+    dates = frame.select_dtypes("datetimetz").columns
+    style = "%Y-%m-%d %H:%M" if form == "table" else ISO
+    frame = frame.assign(**{name: frame[name].dt.strftime(style) for name in dates}).astype(object)
     if form == "jsonl":
         rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
         return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
@@ -228,7 +230,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
             widths.popitem()  # the least telling stands last
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, width in widths.items():
-        number = not frame.empty and frame[name].map(lambda value: isinstance(value, int | float)).all()
+        number = frame[name].dropna().map(lambda value: isinstance(value, int | float)).all()
         table.add_column(
             Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
         )
@@ -238,12 +240,6 @@ def to_terminal(frame: pd.DataFrame) -> str:
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-
-
-def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
-    dates = frame.select_dtypes("datetimetz").columns
-    return frame.assign(**{name: frame[name].dt.strftime(ISO) for name in dates})
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:

@@ -192,14 +192,14 @@ def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
         return frame.drop(columns="type")
     kinds = frame["type"].value_counts().index
     names = TELLING.get(kinds[0] if len(kinds) else "", list(frame.columns))
-    kept = frame[[name for name in names if name in frame and frame[name].notna().any()]]
+    kept = frame[[name for name in names if name in frame and frame[name].notna().any()]].copy()
+    if "url" in kept:
+        kept["url"] = kept["url"].fillna(frame["id"])
     if len(kinds) > 1:
-        kept.insert(0, "type", frame["type"])
+        kept.insert(1, "type", frame["type"])
     if "error.code" in frame:
-        kept = kept.assign(error=frame["error.code"])
-    return kept.rename(
-        columns=lambda name: name.removeprefix("popular_threat_classification.").removeprefix("last_analysis_stats.")
-    )
+        kept.insert(1, "error", frame["error.code"])
+    return kept.rename(columns=lambda name: re.sub("^(popular_threat_classification|last_analysis_stats)[.]", "", name))
 
 
 def counts(frame: pd.DataFrame, names: Iterable[str], most: int = 5) -> str:
@@ -773,7 +773,7 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
 
 
 def utc(values: pd.Series[Any]) -> pd.Series[Any]:
-    """UNIX seconds as timestamps. Some of VirusTotal's dates are none: where both stand in a column, all become text."""
+    """UNIX seconds as timestamps. Some dates of VirusTotal's are none: a column with both kinds becomes text."""
     import pandas as pd
 
     def is_date(value: Any) -> bool:
@@ -859,7 +859,9 @@ def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
 
     JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
     """
-    frame = iso_dates(frame).astype(object)
+    dates = frame.select_dtypes("datetimetz").columns
+    style = "%Y-%m-%d %H:%M" if form == "table" else ISO
+    frame = frame.assign(**{name: frame[name].dt.strftime(style) for name in dates}).astype(object)
     if form == "jsonl":
         rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
         return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
@@ -902,7 +904,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
             widths.popitem()  # the least telling stands last
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, width in widths.items():
-        number = not frame.empty and frame[name].map(lambda value: isinstance(value, int | float)).all()
+        number = frame[name].dropna().map(lambda value: isinstance(value, int | float)).all()
         table.add_column(
             Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
         )
@@ -912,12 +914,6 @@ def to_terminal(frame: pd.DataFrame) -> str:
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-
-
-def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
-    dates = frame.select_dtypes("datetimetz").columns
-    return frame.assign(**{name: frame[name].dt.strftime(ISO) for name in dates})
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
