@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -255,9 +256,11 @@ def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, tab
                 "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
             ) as kept:
                 kept.write(to_text(frame, "jsonl"))
-            raise OSError(
-                f"cannot write {re.sub('//.*@', '//…@', output)}: {error}; the rows are kept in {kept.name}"
-            ) from error
+            cause: BaseException = error
+            while cause.__cause__:  # the outer ones quote whole statements
+                cause = cause.__cause__
+            where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
+            raise OSError(f"cannot write {where}: {why}; the rows are kept in {kept.name}") from error
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -280,17 +283,23 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
     """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
     import sqlalchemy
 
-    folded: dict[str, str] = {}  # SQL's names do not differ by case, VirusTotal's keys (HTTP headers') may
+    longest = engine.dialect.max_identifier_length  # PostgreSQL: 63 bytes
+    fold = str if engine.dialect.name == "postgresql" else str.lower  # others do not tell names by case
+    names: dict[str, str] = {}
     for name in frame.columns:
-        again = sum(name.lower() == other.lower() for other in folded)
-        folded[name] = f"{name}_{again + 1}" if again else name
-    frame = frame.map(cell).rename(columns=folded)
+        if len(name.encode()) > longest or fold(name) in map(fold, names.values()):
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            names[name] = f"{name.encode()[: longest - 9].decode(errors='ignore')}_{digest}"
+        else:
+            names[name] = name
+    # PostgreSQL's text holds no NUL.
+    frame = frame.map(lambda v: v.replace("\0", "\\x00") if isinstance(v := cell(v), str) else v).rename(columns=names)
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):
-            known = {column["name"].lower() for column in inspector.get_columns(table)}
+            known = {fold(column["name"]) for column in inspector.get_columns(table)}
             quote = connection.dialect.identifier_preparer.quote
-            for name in (name for name in frame.columns if name.lower() not in known):
+            for name in (name for name in frame.columns if fold(name) not in known):
                 statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
                 connection.execute(sqlalchemy.text(statement))
         frame.to_sql(table, connection, if_exists="append", index=False)
