@@ -1,0 +1,1391 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "jsonpath-ng>=1.7,<2",
+#     "pandas>=3,<4",
+#     "pyarrow>=21,<27",
+#     "rich>=14,<16",
+#     "sqlalchemy>=2,<3",
+#     "tabulate>=0.9,<1",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "xlsxwriter>=3.2,<4",
+#     "yara-x>=1.10,<2",
+#     "yarl>=1.20,<2",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""Which files that VirusTotal has seen match these YARA rules? Starts retrohunt jobs, follows them, gets the matches.
+
+Needs a key with VirusTotal Hunting (premium). The rules are compiled here first: a mistake costs no job.
+
+    uv run scripts/retrohunt.py start rules/*.yar --since 30d --watch
+    uv run scripts/retrohunt.py matches JOB --limit 0 --output matches.csv
+
+In a notebook: `found = await matches(client, job_id, {})` with `client = VirusTotal()`; `to_frame(found.rows, {})`.
+
+Exit codes: 0 complete, 1 failed (or the job was aborted), 2 wrong usage, key or rules, 3 incomplete,
+4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import email.utils
+import functools
+import hashlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import aiohttp
+import aiolimiter
+import tenacity
+import typer
+import vt
+import yarl
+from jsonpath_ng.exceptions import JSONPathError
+from jsonpath_ng.ext import parse as parse_jsonpath
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Job = dict[str, Any]  # as VirusTotal has it: {"id", "type": "retrohunt_job", "attributes": {…}}
+
+JOBS = "/intelligence/retrohunt_jobs"
+MOST_RULES = 300  # in a job: https://docs.virustotal.com/reference/create-retrohunt-job
+# Modules of VirusTotal's YARA that the Python package cannot compile: VirusTotal judges the rules that use them.
+BEYOND = ("vt", "magic")
+RULE_NAME = "context_attributes.rule_name"
+# What tells most about a match, most telling first: a terminal shows as many as fit.
+TELLING = [
+    "id",
+    "rule_name",
+    "type_description",
+    "last_analysis_stats.malicious",
+    "meaningful_name",
+    "size",
+    "first_submission_date",
+    "last_submission_date",
+    "error.code",
+]
+
+
+class Corpus(StrEnum):
+    """Where to hunt."""
+
+    main = "main"
+    goodware = "goodware"
+
+
+class Status(StrEnum):
+    """What `list` can ask for."""
+
+    starting = "starting"
+    running = "running"
+    aborting = "aborting"
+    aborted = "aborted"
+    finished = "finished"
+
+
+class Format(StrEnum):
+    """What stdout gets."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    markdown = "markdown"
+
+
+@dataclasses.dataclass
+class Found:
+    """What a job's matches gave: rows as in `row`, what ended it early, where it goes on."""
+
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    stopped: BaseException | None = None
+    cursor: str | None = None
+
+
+# Rules
+
+
+def read_rules(names: Iterable[str]) -> dict[str, str]:
+    """The text of each file (`-`: stdin), by name. Raises UsageError."""
+    sources = {}
+    for name in names:
+        try:
+            body = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+            sources["stdin" if name == "-" else name] = body.decode("utf-8-sig")
+        except OSError as error:
+            raise UsageError(f"{name}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}: not UTF-8, which VirusTotal takes, from byte {error.start + 1} on") from None
+    return sources
+
+
+def check_rules(sources: Mapping[str, str]) -> list[str]:
+    """The names of the rules in the files of one ruleset, once they compile; what yara-x has to say goes to stderr.
+
+    Raises UsageError for what VirusTotal would refuse.
+    """
+    import yara_x
+
+    # What YARA has always taken is VirusTotal's to judge. (Any: the package's stubs are wrong about ignored_rules.)
+    compiler: Any = yara_x.Compiler(relaxed_re_syntax=True)
+    compiler.enable_includes(False)
+    for module in BEYOND:
+        compiler.ignore_module(module)
+    for origin, text in sources.items():
+        with contextlib.suppress(yara_x.CompileError):  # `errors` has them all
+            compiler.add_source(text, printable(origin))
+    errors = compiler.errors()
+    ours = [w for w in compiler.warnings() if w["type"] not in ("IgnoredModule", "IgnoredRule")]
+    for line in "\n".join(report["text"] for report in ours + errors).splitlines():
+        say(line)
+    if any(error["type"] == "IncludeNotAllowed" for error in errors):
+        raise UsageError("VirusTotal cannot see the files that a rule includes: name them all, without `include`")
+    if errors:
+        raise UsageError(f"the rules do not compile: {len(errors)} error{'s' * (len(errors) != 1)}; nothing was sent")
+    unseen = [rule.name for rule in compiler.ignored_rules()]
+    if unseen:
+        say(f"not compiled here, as modules {' and '.join(BEYOND)} are VirusTotal's own: {', '.join(unseen)}")
+    names = [rule.identifier for rule in compiler.build()] + unseen
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UsageError(f"there are two rules called {', '.join(sorted(twice))}; nothing was sent")
+    if not 0 < len(names) <= MOST_RULES:
+        raise UsageError(f"{len(names)} rules, where a job takes 1 to {MOST_RULES}; nothing was sent")
+    return names
+
+
+def moment(option: str, text: str) -> int:
+    """UNIX seconds of a date (ISO 8601, UTC unless it says otherwise) or an age (90d, 12h, 30m). Raises UsageError."""
+    age = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
+    if age:
+        return int(time.time()) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
+    try:
+        when = datetime.fromisoformat(text)
+        return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {text}: a date (2026-11-01, 2026-11-01T12:00Z) or an age (90d, 12h)") from None
+
+
+def time_range(since: str, until: str) -> dict[str, int]:
+    """What goes into a job's `time_range`: {"start"?, "end"?} in UNIX seconds. Raises UsageError."""
+    given = {"start": ("--since", since), "end": ("--until", until)}
+    bounds = {name: moment(option, text) for name, (option, text) in given.items() if text}
+    now = time.time()
+    for name, when in bounds.items():
+        if when > now:
+            raise UsageError(f"{given[name][0]} {given[name][1]} is in the future")
+    if bounds.get("start", 0) >= bounds.get("end", now):
+        raise UsageError(f"--since {since} is not before --until {until}")
+    if bounds.get("start", now) < now - 91 * 86400:
+        say("more than 90 days back takes a higher privilege (180 or 365 days): VirusTotal decides")
+    return bounds
+
+
+# Jobs
+
+
+def as_job(answer: Mapping[str, Any]) -> Job:
+    """The job in an answer. Raises VirusTotalError when there is none, as when the answer was cut short."""
+    job = answer.get("data")
+    if not isinstance(job, dict) or not job.get("id"):
+        raise VirusTotalError("BrokenAnswer", f"no job came, but {str(answer)[:60]}")
+    return job
+
+
+def number(job: Job, name: str) -> float:
+    """An attribute that is to be a number; 0 if it is none (a new job lacks most) or makes no sense as a date."""
+    value = (job.get("attributes") or {}).get(name)
+    return value if isinstance(value, int | float) and 0 <= value < 253402300800 else 0  # the year 10000
+
+
+def status(job: Job) -> str:
+    """starting, running, aborting, aborted, finished, or what else VirusTotal comes up with."""
+    return str((job.get("attributes") or {}).get("status") or "unknown")
+
+
+def ended(job: Job) -> bool:
+    """Whether nothing will change any more; a status that nobody has documented ends with the finish date."""
+    return status(job) in ("finished", "aborted") or number(job, "finish_date") > 0
+
+
+def described(job: Job) -> str:
+    """`running 45.2 %, 12 matches, 0:12:30 to the end`."""
+    matches, outside = int(number(job, "num_matches")), int(number(job, "num_matches_outside_time_range"))
+    parts = [
+        status(job) if status(job) == "finished" else f"{status(job)} {number(job, 'progress'):.1f} %",
+        f"{matches} match{'es' * (matches != 1)}" + (f" and {outside} outside the time range" if outside else ""),
+    ]
+    left = int(number(job, "eta_seconds"))
+    if left and not ended(job):
+        parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} to the end")
+    return ", ".join(parts)
+
+
+def listed(job: Job) -> str:
+    """A job on one line: id, status, percent, matches, when it was created (UTC), corpus, rules."""
+    attributes = job.get("attributes") or {}
+    made = datetime.fromtimestamp(number(job, "creation_date"), UTC)
+    names = re.findall(r"^\s*(?:(?:private|global)\s+)*rule\s+(\w+)", str(attributes.get("rules")), flags=re.M)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return printable(
+        f"{job.get('id')}  {status(job):<8}  {number(job, 'progress'):5.1f} %  {int(number(job, 'num_matches')):>6} "
+        f"matches  {made:%Y-%m-%dT%H:%M:%SZ}  {attributes.get('corpus') or 'main'}  {', '.join(names[:3])}{more}"
+    )
+
+
+def command(name: str, job: Job, *options: str) -> str:
+    """What to type next: a command of this script, as it was called, for this job."""
+    return f"uv run {shlex.join([sys.argv[0], name, printable(job.get('id')), *options])}"
+
+
+async def read(client: VirusTotal, job_id: str) -> Job:
+    """The job as it is now. Raises VirusTotalError."""
+    return as_job(await client.ask("GET", f"{JOBS}/{{}}", job_id))
+
+
+async def start(client: VirusTotal, attributes: Mapping[str, Any]) -> Job:
+    """Starts a job: {"rules", "corpus"?, "notification_email"?, "time_range"?}. Raises VirusTotalError.
+
+    https://docs.virustotal.com/reference/create-retrohunt-job. A request that may have been carried out is never
+    repeated, as each starts, and bills, a job: if its answer is lost, the job is looked for.
+    """
+    began = time.monotonic()
+    body = {"data": {"type": "retrohunt_job", "attributes": dict(attributes)}}
+    try:
+        return as_job(await client.ask("POST", JOBS, json=body))
+    except VirusTotalError as lost:
+        if not lost.sent or (400 <= lost.status < 500 and lost.status not in (408, 424)):
+            raise
+        say(f"{lost}: the answer is lost, and the job may run; looking for it in the job list")
+        before = f"{lost.message}: the job was asked for once, its answer is lost"
+        again = f"look with `uv run {shlex.join([sys.argv[0], 'list'])}` before you start it again"
+        try:
+            job = await find(client, attributes, began)
+        except VirusTotalError as error:
+            raise VirusTotalError(lost.code, f"{before}, nor could the list be had ({error}): {again}") from None
+        if job is None:
+            raise VirusTotalError(lost.code, f"{before}, and it is not in the job list: {again}") from None
+        say(f"found: the job runs as {job['id']}")
+        return job
+
+
+async def find(client: VirusTotal, wanted: Mapping[str, Any], began: float) -> Job | None:
+    """The job with the `wanted` attributes that was created since `began` (on time.monotonic), or None.
+
+    Asks a few times, as a job may appear late.
+    """
+
+    async def created() -> float:
+        # VirusTotal's clock, not ours, dates a job: they may be hours apart.
+        async with client.answer("GET", JOBS, params={"limit": "1"}) as answer:
+            await answer.read()
+            date = email.utils.parsedate_to_datetime(answer.headers.get("Date") or email.utils.formatdate())
+        return date.timestamp() - (time.monotonic() - began) - 60  # its hosts' clocks may differ a little
+
+    earliest: float = await client.retrying()(created)
+
+    def same(job: Job) -> bool:
+        has = job.get("attributes") or {}
+        return (
+            number(job, "creation_date") >= earliest
+            and str(has.get("rules")).split() == wanted["rules"].split()
+            and (has.get("corpus") or "main") == wanted.get("corpus", "main")
+            and (wanted.get("time_range") or {}).items() <= (has.get("time_range") or {}).items()
+        )
+
+    async def look() -> Job | None:
+        async for jobs in client.pages(JOBS):
+            for job in filter(same, jobs):
+                return job
+        return None
+
+    looks = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_result(lambda job: job is None),
+        wait=tenacity.wait_exponential(multiplier=2),
+        stop=tenacity.stop_before_delay(min(30, client.max_wait)),
+        retry_error_callback=lambda state: None,
+    )
+    return await looks(look)
+
+
+async def states(client: VirusTotal, job_id: str) -> AsyncIterator[Job]:
+    """The job as it is, asked again every 2 to 60 s (a twentieth of its ETA) until it has ended."""
+    while True:
+        job = await read(client, job_id)
+        yield job
+        if ended(job):
+            return
+        await asyncio.sleep(min(max((number(job, "eta_seconds") or 100) / 20, 2), 60))
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Job], None]]:
+    """Shows the jobs it is called with: a bar on a terminal, else a line on stderr for each change that matters."""
+    if not sys.stderr.isatty():
+        last: tuple[Any, ...] = ()
+
+        def line(job: Job) -> None:
+            nonlocal last
+            now = (status(job), int(number(job, "progress")), number(job, "num_matches"))
+            if now != last:
+                say(described(job))
+            last = now
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda job: bar.update(task, description=printable(described(job)), completed=number(job, "progress"))
+
+
+async def follow(client: VirusTotal, job_id: str) -> int:
+    """Shows how the job gets on, to its end; says how to get the matches. Returns the exit code."""
+    job: Job = {}
+    try:
+        with progress() as show:
+            async for job in states(client, job_id):
+                show(job)
+    except (VirusTotalError, asyncio.CancelledError) as error:
+        if isinstance(error, VirusTotalError) and not (job and error.heals):
+            raise
+        job = job or {"id": job_id}
+        say(f"the job itself goes on at VirusTotal: {command('watch', job)} (or abort)")
+        return finish(f"job {job['id']}: {described(job)}", client, error)
+    if number(job, "num_matches"):
+        say(f"the matches: {command('matches', job, '--limit', '0', '--output', 'matches.csv')}")
+    if status(job) != "finished":
+        say(f"job {job['id']} did not finish: {described(job)}, {client.requests} requests")
+        return 1
+    return finish(f"job {job['id']}: {described(job)}", client)
+
+
+async def abort(client: VirusTotal, job_id: str) -> Job:
+    """Aborts the job; as it is afterwards. Raises VirusTotalError. To repeat an abort harms nothing."""
+
+    async def once() -> None:
+        async with client.answer("POST", f"{JOBS}/{{}}/abort", job_id) as answer:
+            await answer.read()
+
+    try:
+        await client.retrying()(once)
+    except VirusTotalError:
+        if client.requests < 2 or not status(await read(client, job_id)).startswith("abort"):
+            raise
+    return await read(client, job_id)
+
+
+async def delete(client: VirusTotal, job_id: str) -> None:
+    """Deletes the job and its matches. Raises VirusTotalError; a 404 after an answer was lost is what was wanted."""
+    lost = False
+
+    async def once() -> None:
+        nonlocal lost
+        before = client.requests
+        try:
+            async with client.answer("DELETE", f"{JOBS}/{{}}", job_id) as answer:
+                await answer.read()
+        except VirusTotalError as error:
+            lost = lost or client.requests > before + 1  # aiohttp repeats a DELETE by itself when the line breaks
+            if not (error.status == 404 and lost):
+                lost = lost or error.sent
+                raise
+
+    await client.retrying()(once)
+
+
+# Matches
+
+
+async def matches(
+    client: VirusTotal, job_id: str, chosen: Mapping[str, str], *, limit: int = 0, cursor: str | None = None
+) -> Found:
+    """The files that match, as rows, 300 a request; once for each rule that matches. `limit` is in matches (0: all).
+
+    Raises VirusTotalError when not even one came. https://docs.virustotal.com/reference/retrohunt-job-matching-files
+    """
+    pages = client.pages(f"{JOBS}/{{}}/matching_files", job_id, limit=limit, cursor=cursor)
+    found = Found()
+    try:
+        async for items in pages:
+            found.rows += [row(item, chosen) for item in items]
+    except (VirusTotalError, asyncio.CancelledError) as error:
+        if not found.rows:
+            raise
+        found.stopped = error
+    found.cursor = pages.cursor
+    return found
+
+
+def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The columns for a terminal: the chosen ones, or the most telling that have a value at all."""
+    if chosen:
+        return frame.drop(columns="type")
+    kept = frame[[name for name in TELLING if name in frame and (frame.empty or frame[name].notna().any())]]
+    return kept.rename(columns=lambda name: name.removeprefix("last_analysis_stats."))
+
+
+# Commands
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `start` and `list` print it.")]
+Key = Annotated[str, typer.Option(help="Else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml.")]
+
+
+def run(work: Callable[[VirusTotal], Awaitable[int]], apikey: str) -> int:
+    """The exit code of `work`, called with an open client."""
+
+    async def session() -> int:
+        async with VirusTotal(apikey) as client:
+            return await work(client)
+
+    return asyncio.run(session())
+
+
+@app.command("start")
+def start_command(
+    rules: Annotated[list[str], typer.Argument(metavar="RULES.yar…", help="Files of YARA rules; - is stdin.")],
+    corpus: Annotated[Corpus, typer.Option(help="All files, or a million that no engine detects.")] = Corpus.main,
+    since: Annotated[str, typer.Option(help="Files sent since: 2026-11-01 (UTC), an ISO 8601 time, 90d, 12h.")] = "",
+    until: Annotated[str, typer.Option(help="Files sent until, likewise.")] = "",
+    email: Annotated[str, typer.Option(help="Whom VirusTotal writes to when the job has finished.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    apikey: Key = "",
+) -> int:
+    """Starts a job. Its rules are those of all files, its id goes to stdout. One request.
+
+    \b
+    uv run scripts/retrohunt.py start rules/*.yar --since 30d --watch
+    """
+    sources = read_rules(rules)
+    names = check_rules(sources)
+    attributes: dict[str, Any] = {"rules": "\n".join(sources.values()), "corpus": corpus.value}
+    attributes |= {"notification_email": email} if email else {}
+    bounds = time_range(since, until)
+    attributes |= {"time_range": bounds} if bounds else {}
+
+    async def work(client: VirusTotal) -> int:
+        try:
+            job = await start(client, attributes)
+        except asyncio.CancelledError:
+            say(f"interrupted: the job may run nevertheless: uv run {shlex.join([sys.argv[0], 'list'])} shows it")
+            return 130
+        print(printable(job["id"]), flush=True)
+        if watch:
+            return await follow(client, str(job["id"]))
+        say(f"to its end: {command('watch', job)}")
+        return finish(f"{len(names)} rule{'s' * (len(names) != 1)}, one job {status(job)}", client)
+
+    return run(work, apikey)
+
+
+@app.command("list")
+def list_command(
+    limit: Annotated[int, typer.Option(min=0, help="How many jobs; 0: all.")] = 0,
+    status: Annotated[Status | None, typer.Option(help="Only the jobs with this status.", show_default=False)] = None,
+    cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
+    apikey: Key = "",
+) -> int:
+    """Lists your jobs. A line each: id, status, progress, matches, creation (UTC), corpus, rules. 40 jobs a request.
+
+    \b
+    uv run scripts/retrohunt.py list --status running
+    """
+
+    async def work(client: VirusTotal) -> int:
+        params = {"filter": f"status:{status.value}"} if status else {}
+        pages = client.pages(JOBS, params=params, limit=limit, cursor=cursor)
+        count, stopped = 0, None
+        try:
+            async for jobs in pages:
+                print("".join(f"{listed(job)}\n" for job in jobs), end="", flush=True)
+                count += len(jobs)
+        except (VirusTotalError, asyncio.CancelledError) as error:
+            if not count:
+                raise
+            stopped = error
+        return finish(f"{count} job{'s' * (count != 1)}", client, stopped, pages.cursor)
+
+    return run(work, apikey)
+
+
+@app.command("watch")
+def watch_command(job: JobId, apikey: Key = "") -> int:
+    """Follows a job to its end. A request every 2 to 60 seconds; Ctrl-C leaves the job running.
+
+    \b
+    uv run scripts/retrohunt.py watch JOB
+    """
+    return run(lambda client: follow(client, job), apikey)
+
+
+@app.command("matches")
+def matches_command(
+    job: JobId,
+    limit: Annotated[int, typer.Option(min=0, help="How many matches; 0: all.")] = 100,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=JSONPATH or an attribute's path, such as pe_info.imphash; repeatable."),
+    ] = None,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="What stdout gets; table, unless there is an --output.", show_default=False),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(help="A file (.csv .jsonl .md .parquet .xlsx .db .sqlite) or a database URL; repeatable."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not defuse formulas in .csv and .xlsx.")] = False,
+    cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
+    apikey: Key = "",
+) -> int:
+    """Gets the matches of a job. Each file with the rule it matched; 300 a request, and one request for the job.
+
+    \b
+    uv run scripts/retrohunt.py matches JOB --limit 0 --output matches.xlsx --column pe_info.imphash
+    """
+    chosen, outputs = columns(column or []), output or []
+    chosen = {"rule_name": f"$.{RULE_NAME}"} | chosen if chosen else {}
+    check_outputs(outputs, resuming=bool(cursor))
+
+    async def work(client: VirusTotal) -> int:
+        state = await read(client, job)
+        if not ended(state):
+            say(f"the job has not ended ({described(state)}): these are its matches so far")
+        found = await matches(client, job, chosen, limit=limit, cursor=cursor)
+        frame = to_frame(found.rows, chosen)
+        if not chosen:
+            frame.insert(1, "rule_name", frame.pop(RULE_NAME) if RULE_NAME in frame else None)
+        # What people read, a terminal or a Markdown page, gets the telling columns; what programs read gets all.
+        view = telling(frame, chosen)
+        for path in outputs:
+            write(view if path.endswith(".md") else frame, [path], raw=raw, table="retrohunt")
+        shown = form or (None if outputs else Format.table)
+        if shown == Format.table and len(frame):
+            counts = frame["rule_name"].value_counts().items()
+            print(to_text(view, shown) + "\n" + "".join(printable(f"{name}: {n}") + "\n" for name, n in counts), end="")
+        elif shown and shown != Format.table:
+            wide = view if shown == Format.markdown else frame
+            print(to_text(wide, shown, raw=raw and not sys.stdout.isatty()), end="")
+        done = f"{len(frame)} match{'es' * (len(frame) != 1)} of job {job} ({described(state)})"
+        return finish(done, client, found.stopped, found.cursor)
+
+    return run(work, apikey)
+
+
+@app.command("abort")
+def abort_command(job: JobId, apikey: Key = "") -> int:
+    """Aborts a job. Its matches so far remain. Two requests.
+
+    \b
+    uv run scripts/retrohunt.py abort JOB
+    """
+
+    async def work(client: VirusTotal) -> int:
+        state = await abort(client, job)
+        return finish(f"job {job}: {described(state)}", client)
+
+    return run(work, apikey)
+
+
+@app.command("delete")
+def delete_command(job: JobId, apikey: Key = "") -> int:
+    """Deletes a job and its matches. For good; one request.
+
+    \b
+    uv run scripts/retrohunt.py delete JOB
+    """
+
+    async def work(client: VirusTotal) -> int:
+        await delete(client, job)
+        return finish(f"job {job} deleted", client)
+
+    return run(work, apikey)
+
+
+# [[[cog vendor("output") ]]]
+# A copy from lib/output.py, where it is edited; `just vendor` renews it.
+class UsageError(ValueError):
+    """What the user can mend (an argument, a key, a query): one line, exit code 2."""
+
+
+def printable(text: object) -> str:
+    """`text` on one line that no terminal obeys: escapes, line ends, bidi marks and lone surrogates spelled out.
+
+    VirusTotal's strings come from malware authors; str.isprintable() is False for just those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(message: object) -> None:
+    """One line on stderr; stdout is for data alone."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name, on disk to the last byte, when the block succeeds.
+
+    When the block fails nothing appears, and what stood at `path` stays. Raises OSError.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+        if os.name == "posix":  # the rename itself must survive a power cut; Windows cannot open a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
+    """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+
+    `settings` are typer's for the command. What the user can mend, and whatever the network did, is one line on stderr
+    and the error's `exit_code`. SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that its
+    reader closed ends quietly.
+    """
+    kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+    if isinstance(main, typer.Typer):
+        app = main
+        app.info.help = kept
+    else:
+        app = typer.Typer(rich_markup_mode=None, add_completion=False)
+        app.command(help=kept, **settings)(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
+            code: Any = command.invoke(context) or 0
+        sys.stdout.flush()
+    except typer.Exit as ended:
+        code = ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        code = 130
+    except typer.TyperException as error:
+        say(f"error: {error.format_message()} (--help shows the usage)")
+        code = error.exit_code
+    except (UsageError, OSError) as error:
+        say(f"error: {error}")
+        code = 2 if isinstance(error, UsageError) else 1
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        say(f"error: {error}")
+        code = error.exit_code
+    sys.exit(code)
+
+
+# [[[end]]]
+
+
+# [[[cog vendor("dictpath") ]]]
+# A copy from lib/dictpath.py, where it is edited; `just vendor` renews it.
+class dictpath:  # noqa: N801 - reads at the call as the module of that name does in vt-py's examples
+    """JSONPath look-ups in plain dicts. Paths are jsonpath-ng's, with its filters:
+
+    `$.attributes.pe_info.sections[*].md5`, `$.attributes.exiftool.'signers details'`,
+    `$.attributes.results[?(@.category == 'malicious')].engine_name`.
+
+    An absent key is no match, a null is a match whose value is None.
+    """
+
+    @staticmethod
+    @functools.cache
+    def parse(path: str) -> Any:
+        """The parsed `path`. Raises ValueError naming the path and the position of what is wrong."""
+        try:
+            return parse_jsonpath(path)
+        except JSONPathError as error:
+            at = re.search(r"(\d+):(\d+)", str(error))
+            where = f"at position {at[2]}" if at else f"at its end (position {len(path)})"
+            raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
+
+    @staticmethod
+    def iterate(obj: Any, path: str) -> Iterator[Any]:
+        """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
+        return (match.value for match in dictpath.parse(path).find(obj))
+
+    @staticmethod
+    def get_all(obj: Any, path: str) -> list[Any]:
+        """Every value that `path` matches in `obj`; nothing matched is an empty list."""
+        return list(dictpath.iterate(obj, path))
+
+    @staticmethod
+    def get(obj: Any, path: str, default: Any = None) -> Any:
+        """The one value that `path` matches in `obj`, `default` if none (a null that is there is None).
+
+        Raises ValueError when there are several: `get_all` takes them.
+        """
+        matches = dictpath.get_all(obj, path)
+        if len(matches) > 1:
+            raise ValueError(f"{len(matches)} values match {path!r}, where one was expected: use get_all")
+        return matches[0] if matches else default
+
+
+# [[[end]]]
+
+
+# [[[cog vendor("virustotal") ]]]
+# A copy from lib/virustotal.py, where it is edited; `just vendor` renews it.
+Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
+
+
+class VirusTotalError(vt.APIError):
+    """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
+
+    `status` is HTTP's (0: no whole answer), `retry_after` seconds or None, `heals` whether asking again may help,
+    `sent` whether VirusTotal may have carried the request out, `cursor` where the pages go on.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, heals: bool = False, sent: bool = True) -> None:
+        super().__init__(code, message)
+        self.status, self.heals, self.sent = status, heals, sent
+        self.retry_after: float | None = None
+        self.cursor: str | None = None
+
+    def __str__(self) -> str:
+        resume = f"; go on with --cursor {self.cursor}" if self.cursor else ""
+        return f"{self.code}: {self.message}{resume}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for what the user can mend, 4 for the quota, 1 for all else."""
+        return 4 if self.status == 429 else 2 if self.status in (400, 401, 403, 409) else 1
+
+
+class VirusTotal(vt.Client):
+    """vt-py's client with `ask` and `pages`, which repeat what heals for up to VT_MAX_WAIT seconds (default 300).
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it goes to `host` (else VT_HOST) alone, whatever
+    link or redirect is followed. VT_RATE is the most requests a minute. Proxies come from the environment.
+    `requests` counts what VirusTotal was asked. Raises UsageError when a setting is missing or makes no sense.
+    """
+
+    def __init__(self, apikey: str | None = None, host: str | None = None) -> None:
+        key, self._key_source = find_key(apikey)
+        host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
+        try:
+            self._origin = yarl.URL(host).origin()
+            self.max_wait = float(os.environ.get("VT_MAX_WAIT") or 300)
+            seconds = 60 / float(os.environ.get("VT_RATE") or 60_000)
+            # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
+            self._pace = aiolimiter.AsyncLimiter(1, seconds)
+        except (ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"VT_HOST is a URL, VT_MAX_WAIT and VT_RATE are numbers over 0: {error}") from None
+        super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
+        self.requests = 0
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """vt-py's session, without its default headers: they carry the key to every host."""
+        if self._session is None:  # type: ignore[has-type]
+            wait = self.max_wait
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
+                headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
+                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait / 2)),
+                middlewares=(self._authorise,),
+                trust_env=True,
+            )
+        return self._session
+
+    async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
+        if request.url.origin() == self._origin:
+            await self._pace.acquire()
+            request.headers["X-Apikey"] = self._apikey
+            self.requests += 1
+        return await handler(request)
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """`path` with each {} filled by one quoted segment; a whole URL (a link out of an answer) stays as it is."""
+        if path.startswith(("https://", "http://")):
+            return path
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    @contextlib.asynccontextmanager
+    async def answer(self, method: str, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, asked once: the answer, its body still to be read inside the block.
+
+        `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
+        the status is 2xx, and for what the network does until the block ends.
+        """
+        try:
+            async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
+                if response.status >= 300:
+                    raise await self._error(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            mends = not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.TooManyRedirects))
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            message = str(error).replace(self._apikey, "[key]") or "no answer in time"
+            raise VirusTotalError(type(error).__name__, message, heals=mends, sent=sent) from None
+
+    async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
+        """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        status, text = response.status, await response.text(errors="replace")
+        try:
+            code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
+            broken = False
+        except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
+            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+            broken = "json" in response.content_type
+        message = message.replace(self._apikey, "[key]")  # WrongCredentialsError has echoed it
+        if status in (401, 403):
+            message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
+        heals = status in (424, 429) or 500 <= status <= 504 or broken
+        error = VirusTotalError(code, message, status, heals=heals, sent=status != 429)
+        error.retry_after = retry_after(response.headers)
+        return error
+
+    def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
+        """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
+
+        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun.
+        """
+        backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
+
+        def failure(state: tenacity.RetryCallState) -> BaseException | None:
+            return state.outcome.exception() if state.outcome else None
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked = getattr(failure(state), "retry_after", None)
+            return backoff(state) if asked is None else asked + random.uniform(0, 1)
+
+        return tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
+            wait=wait,
+            stop=tenacity.stop_before_delay(self.max_wait),
+            before_sleep=lambda state: say(f"{failure(state)}: asking again in {state.upcoming_sleep:.0f} s"),
+            reraise=True,
+        )
+
+    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> Json:
+        """The JSON that VirusTotal answers; `args` fill the {} of `path`, quoted; `kwargs` are aiohttp's.
+
+        What heals is repeated, a POST or PATCH only if it surely was not carried out. Raises VirusTotalError.
+        """
+
+        async def once() -> Json:
+            async with self.answer(method, path, *args, **kwargs) as response:
+                return decode(await response.read())
+
+        repeatable = method in ("GET", "DELETE")
+        return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
+
+    async def get_json_async(self, path: str, *path_args: Any, params: Json | None = None) -> Json:
+        """vt-py's method, so that all it builds on it (get_data_async) heals too."""
+        return await self.ask("GET", path, *path_args, params=params)
+
+    def pages(
+        self, path: str, *args: Any, params: Mapping[str, Any] | None = None, limit: int = 0, cursor: str | None = None
+    ) -> Pages:
+        """The collection at `path`: see Pages. `limit` is in items (0: all), `cursor` where an earlier run stopped."""
+        return Pages(self, path, args, dict(params or {}), limit, cursor)
+
+
+@dataclasses.dataclass
+class Pages:
+    """`async for items in client.pages(…)`: lists of raw dicts (error items too), each item once; the next page is
+    asked for while the caller works on this one.
+
+    `cursor` is where to go on after what was yielded (None: nothing follows), `meta` the last page's. When a page
+    fails, VirusTotalError is raised with that cursor; what was yielded before is good.
+    """
+
+    client: VirusTotal
+    path: str
+    args: tuple[Any, ...]
+    params: Json
+    limit: int
+    cursor: str | None
+    meta: Json = dataclasses.field(default_factory=dict)
+
+    async def __aiter__(self) -> AsyncIterator[list[Json]]:
+        # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
+        offset, colon, at = (self.cursor or "").partition(":")
+        if not (colon and offset.isdecimal()):
+            offset, at = "0", self.cursor or ""
+        skip, left = int(offset), self.limit or float("inf")
+        # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
+        highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
+        known: set[Any] = set()
+        cursors = {at}
+
+        def fetch() -> asyncio.Task[Json]:
+            params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
+            return asyncio.create_task(self.client.ask("GET", self.path, *self.args, params=params))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                self.meta = answer.get("meta") or {}
+                data = answer.get("data") or []
+                items: list[Json] = []
+                taken = skip
+                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
+                while taken < len(data) and len(items) < left:
+                    item, taken = data[taken], taken + 1
+                    # The context counts: a file that matches two rules, or is notified twice, comes once for each.
+                    key = (item.get("type"), item.get("id"), repr(item.get("context_attributes")))
+                    if key not in known or key[1] is None:
+                        known.add(key)
+                        items.append(item)
+                left -= len(items)
+                after = str(self.meta.get("cursor") or "")
+                self.cursor = f"{taken}:{at}" if taken < len(data) else after or None
+                more, repeated = left > 0 and bool(self.cursor), after in cursors
+                if more and not repeated:
+                    skip, at = 0, after
+                    cursors.add(at)
+                    page = fetch()
+                if items:
+                    yield items
+                if more and repeated:
+                    self.cursor = None
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again: the rest cannot be had")
+                if not more:
+                    return
+        except VirusTotalError as error:
+            error.cursor = self.cursor
+            raise
+        finally:
+            page.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio complains of it
+            page.cancel()
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """The key and where it came from. Raises UsageError, which never shows the key."""
+    variables = ("VT_API_KEY", "VTCLI_APIKEY")
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in variables}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, key in found.items():
+        if key and not re.fullmatch(r"[!-~]+", str(key).strip()):
+            raise UsageError(f"the key from {source} holds characters that no key has")
+        if key:
+            return str(key).strip(), source
+    raise UsageError(
+        "no API key: --apikey, VT_API_KEY, VTCLI_APIKEY and ~/.vt.toml (`vt init` writes it) have none; "
+        "`scripts/replay.py COMMAND…` runs a command without one"
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks to wait (RFC 9110: a number, or an HTTP date); None without one."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def decode(body: bytes) -> Json:
+    """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
+    try:
+        answer = json.loads(body.decode(errors="replace") or "{}")
+        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
+            text = json.dumps(answer, ensure_ascii=False)
+            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise VirusTotalError("BrokenAnswer", f"no JSON object came, but {body[:60]!r}", heals=True)
+    return answer
+
+
+def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
+    """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
+
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
+    """
+    spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
+    more = f"; go on with --cursor {cursor}" if cursor else ""
+    if stopped is None:
+        say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
+        return 0
+    if not isinstance(stopped, VirusTotalError):
+        say(f"INCOMPLETE: {spent}; interrupted{more}")
+        return 130
+    say(f"INCOMPLETE: {spent}; {stopped.code}: {stopped.message}{more}")
+    return 4 if stopped.status == 429 else 3
+
+
+# [[[end]]]
+
+
+# [[[cog vendor("table") ]]]
+# A copy from lib/table.py, where it is edited; `just vendor` renews it.
+ISO = "%Y-%m-%dT%H:%M:%SZ"
+SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+
+
+def columns(specs: Iterable[str]) -> dict[str, str]:
+    """`--column` arguments as {name: JSONPath}: `NAME=$.a.b`, `$.a.b`, or an attribute's path (`pe_info.imphash`).
+
+    Raises UsageError for a path that does not parse.
+    """
+    chosen = {}
+    for spec in specs:
+        named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
+        name, path = named.groups() if named else (spec, spec)
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
+            path = "$.attributes." + re.sub(
+                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
+            )
+        try:
+            dictpath.parse(path)
+        except ValueError as error:
+            raise UsageError(f"--column {spec}: {error}") from None
+        chosen[name] = path
+    return chosen
+
+
+def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = False) -> dict[str, Any]:
+    """An object as {column: value}: id, type, url (of a URL), then the `chosen` columns or, if none, all there is.
+
+    A chosen path with one match gives that value, with several a list, with none None. All there is: the attributes
+    under their paths, the context attributes likewise with that word in front, an item's error; each engine's
+    verdict (`last_analysis_results`, some 70 times 5 values) only if asked for.
+    """
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    start = {"id": item.get("id"), "type": item.get("type")}
+    if "url" in context or "url" in attributes:
+        start["url"] = context.get("url") or attributes.get("url")
+    if chosen:
+        found = {name: dictpath.get_all(item, path) for name, path in chosen.items()}
+        return start | {name: values if len(values) > 1 else (values or [None])[0] for name, values in found.items()}
+
+    def leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                yield from leaves(inner, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", inner
+
+    if not verdicts:
+        attributes = {key: value for key, value in attributes.items() if key != "last_analysis_results"}
+    # An attribute may be called `type` too.
+    rest = {f"attributes.{key}" if key in start else key: value for key, value in leaves(attributes, "")}
+    rest |= leaves({key: value for key, value in context.items() if key != "url"}, "context_attributes.")
+    return start | rest | dict(leaves(item.get("error") or {}, "error."))
+
+
+def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The `rows` as a table with id, type and url first, then the columns as chosen, or else by name.
+
+    Dates are UTC timestamps, whole numbers stay whole where a row lacks them (Int64), lists stay lists.
+    """
+    import pandas as pd
+
+    first = [name for name in ("id", "type", "url") if name != "url" or any("url" in r for r in rows)]
+    rest = list(chosen) or sorted({name for r in rows for name in r})
+    names = list(dict.fromkeys(first + rest))
+    frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
+    for name in names:
+        key = re.split(r"[.\[]", chosen.get(name, name))[-1].strip("']")
+        # vt-py's own rule for what is a date.
+        is_date = re.fullmatch(r".+_date|date|last_login|user_since", key)
+        frame[name] = utc(frame[name]) if is_date else typed(frame[name])
+    return frame
+
+
+def utc(values: pd.Series[Any]) -> pd.Series[Any]:
+    """UNIX seconds as timestamps. Some dates of VirusTotal's are none: a column with both kinds becomes text."""
+    import pandas as pd
+
+    def is_date(value: Any) -> bool:
+        return str(value).isdecimal() and len(str(value)) < 13 and int(value) < 253_402_300_800  # the year 10000
+
+    dates = values.map(is_date)
+    if not dates.any():
+        return typed(values)
+    moments = pd.to_datetime(pd.to_numeric(values.where(dates)).astype("Int64"), unit="s", utc=True)
+    if values[~dates].notna().any():
+        return typed(moments.dt.strftime(ISO).astype(object).where(dates, values.map(str, na_action="ignore")))
+    return moments
+
+
+def typed(values: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of one kind of value with pandas' type for it, which knows missing values; a mixed one as it is."""
+    kinds = frozenset(type(value) for value in values.dropna())
+    of = {int: "Int64", bool: "boolean", float: "Float64", str: "str"}
+    try:
+        return values.astype(
+            of[float] if kinds == {int, float} else of[next(iter(kinds))] if len(kinds) == 1 else object
+        )
+    except (KeyError, OverflowError):  # lists; whole numbers over 64 bits
+        return values
+
+
+def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
+    """Finds what would fail only after the quota is spent: a suffix, a folder, a driver. Raises UsageError.
+
+    `resuming` with a cursor, a file that is there holds the part before and is not to be written over.
+    """
+    for output in outputs:
+        path = Path(output)
+        if "://" in output:
+            database(output).connect().close()
+        elif path.suffix not in SUFFIXES:
+            raise UsageError(f"--output {output}: ends in none of {' '.join(SUFFIXES)}, nor is it a database URL")
+        elif path.is_dir() or not path.parent.is_dir():
+            raise UsageError(f"--output {output}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}")
+        elif not os.access(path.parent, os.W_OK):
+            raise UsageError(f"--output {output}: may not write in {path.parent}")
+        elif resuming and path.is_file() and path.suffix not in (".db", ".sqlite"):
+            raise UsageError(f"--output {output} exists and holds the part before --cursor: name another file")
+
+
+def database(output: str) -> Any:
+    """A SQLAlchemy engine for a database URL or an SQLite file. Raises UsageError when there is no way to connect."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(output if "://" in output else f"sqlite:///{output}")
+        engine.connect().close()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
+        where = re.sub(r"//.*@", "//…@", output)  # a password may stand there
+        raise UsageError(f"--output {where}: {str(error).splitlines()[0]}{cure}") from None
+    return engine
+
+
+def cell(value: Any) -> Any:
+    """A value as one cell of a file: lists and dicts as JSON text; all else, NaN and NA too, as it is."""
+    return to_json(value) if isinstance(value, list | dict) else value
+
+
+def to_json(value: Any) -> str:
+    """`value` as JSON on one line, readable, with every character that a terminal may obey escaped."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula (a leading ', as OWASP's "CSV Injection" has it), and no terminal
+    for a command. Text alone can be either; numbers and dates stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    # Full-width forms too: spreadsheets of East Asian locales take them. Blanks before the sign do not stop them.
+    return ("'" if re.match(r"\s*[=+\-@\t\r\n＝＋－＠|%]", value) else "") + printable(value)
+
+
+def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
+    """The table as `table`, `csv`, `jsonl` or `markdown` text. `raw` leaves the cells of CSV as VirusTotal sent them.
+
+    JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
+    """
+    dates = frame.select_dtypes("datetimetz").columns
+    style = "%Y-%m-%d %H:%M" if form == "table" else ISO
+    frame = frame.assign(**{name: frame[name].dt.strftime(style) for name in dates}).astype(object)
+    if form == "jsonl":
+        rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
+        return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
+    if form == "table":
+        return to_terminal(frame)
+    cells = frame.map(cell)
+    if form == "markdown":
+        from tabulate import tabulate
+
+        special = re.compile(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
+
+        def plain(value: Any) -> str:
+            return special.sub(r"\\\1", printable(value))
+
+        body = cells.where(cells.notna(), "").map(plain).to_numpy().tolist()
+        return tabulate(body, [plain(name) for name in frame.columns], tablefmt="pipe", disable_numparse=True) + "\n"
+    if not raw:
+        cells = cells.map(defused).rename(columns=defused)
+    return str(cells.to_csv(index=False, lineterminator="\n"))
+
+
+def to_terminal(frame: pd.DataFrame) -> str:
+    """The table, one line a row, as wide as the terminal (as it needs where there is none); wide columns give way."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def shown(value: Any) -> str:
+        return printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+
+    cells = frame.where(frame.notna(), "").map(shown)
+    widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    while room and sum(widths.values()) + 2 * len(widths) > room:
+        widest = max(widths, key=lambda name: widths[name])
+        if widths[widest] > 14:
+            widths[widest] -= 1
+        else:
+            widths.popitem()  # the least telling stands last
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, width in widths.items():
+        number = frame[name].dropna().map(lambda value: isinstance(value, int | float)).all()
+        table.add_column(
+            Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
+        )
+    for values in cells[list(widths)].itertuples(index=False):
+        table.add_row(*(Text(value) for value in values))
+    console = Console(width=room or sum(widths.values()) + 2 * len(widths), color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
+    """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
+
+    Should one fail, the table is kept as JSON lines in the temporary folder, and the OSError says where.
+    """
+    for output in outputs:
+        try:
+            write_one(frame, output, raw=raw, table=table)
+        except Exception as error:  # whatever the library or the disk says: these rows cost quota
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
+            ) as kept:
+                kept.write(to_text(frame, "jsonl"))
+            cause: BaseException = error
+            while cause.__cause__:  # the outer ones quote whole statements
+                cause = cause.__cause__
+            where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
+            raise OSError(f"cannot write {where}: {why}; the rows are kept in {kept.name}") from error
+
+
+def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
+    """See `write`. Raises whatever pandas and its engines raise."""
+    path = Path(output)
+    if "://" in output or path.suffix in (".db", ".sqlite"):
+        add_rows(frame, database(output), table)
+        return
+    with whole_file(path) as part:
+        if path.suffix == ".parquet":
+            to_parquet(frame, part)
+        elif path.suffix == ".xlsx":
+            to_xlsx(frame, part, raw=raw)
+        else:
+            form = "markdown" if path.suffix == ".md" else path.suffix[1:]
+            part.write_text(to_text(frame, form, raw=raw), encoding="utf-8", newline="")
+
+
+def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
+    """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
+    import sqlalchemy
+
+    longest = engine.dialect.max_identifier_length  # PostgreSQL: 63 bytes
+    fold = str if engine.dialect.name == "postgresql" else str.lower  # others do not tell names by case
+    names: dict[str, str] = {}
+    for name in frame.columns:
+        if len(name.encode()) > longest or fold(name) in map(fold, names.values()):
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            names[name] = f"{name.encode()[: longest - 9].decode(errors='ignore')}_{digest}"
+        else:
+            names[name] = name
+    # PostgreSQL's text holds no NUL.
+    frame = frame.map(lambda v: v.replace("\0", "\\x00") if isinstance(v := cell(v), str) else v).rename(columns=names)
+    with engine.begin() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        if inspector.has_table(table):
+            known = {fold(column["name"]) for column in inspector.get_columns(table)}
+            quote = connection.dialect.identifier_preparer.quote
+            for name in (name for name in frame.columns if fold(name) not in known):
+                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
+                connection.execute(sqlalchemy.text(statement))
+        frame.to_sql(table, connection, if_exists="append", index=False)
+
+
+def to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """The table as Parquet; a column whose values have no common type becomes JSON text."""
+    import pyarrow as pa
+
+    def of_one_type(values: pd.Series[Any]) -> pd.Series[Any]:
+        try:
+            pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return values.map(to_json, na_action="ignore")
+        return values
+
+    frame.apply(of_one_type).to_parquet(path, index=False)
+
+
+def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
+    """The table as a workbook: no formulas and no links but `raw`'s; a cell too long for Excel says what was cut."""
+    import pandas as pd
+
+    def shown(value: Any) -> Any:
+        value = cell(value) if raw else defused(cell(value))
+        most = 32_767  # characters: Microsoft's "Excel specifications and limits"
+        return (
+            f"{value[: most - 40]} [cut: {len(value)} characters]"
+            if isinstance(value, str) and len(value) > most
+            else value
+        )
+
+    dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
+    sheet = frame.astype(object).map(shown).assign(**dates)
+    options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
+    with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
+        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
+            book, index=False, freeze_panes=(1, 1)
+        )
+
+
+# [[[end]]]
+
+
+if __name__ == "__main__":
+    cli(app, __doc__)
