@@ -1,0 +1,33 @@
+# Where uv is not on the PATH, `python3 -m uv tool run --from rust-just just …` tells its children where it is.
+uv := env("UV", "uv")
+# The same date as in the scripts' headers: no newer package, so that what passed once passes again.
+newest := "2026-11-15T00:00:00Z"
+tests := "--no-project --isolated --python '>=3.11' --exclude-newer " + newest + " --with pytest --with mypy --with ruff --with cogapp"
+
+set positional-arguments
+
+# Say what there is to do
+[private]
+default:
+    @{{ just_executable() }} --list
+
+# Run all that must hold (or what pytest is told: `just test -k replay`), in an environment of the scripts' own headers
+test *args:
+    "{{ uv }}" run {{ tests }} $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest "$@"
+
+# Format, and mend what ruff can mend
+format:
+    "{{ uv }}" tool run --exclude-newer {{ newest }} ruff format
+    "{{ uv }}" tool run --exclude-newer {{ newest }} ruff check --fix
+
+# Copy lib/ into the scripts
+vendor:
+    "{{ uv }}" tool run --exclude-newer {{ newest }} --from cogapp cog -r -I lib -p 'from vendor import vendor' scripts/*.py
+
+# Record VirusTotal's real answers over the constructed ones (needs a key): `just record scripts/NAME.py ARGUMENTS…`
+record *command:
+    "{{ uv }}" run scripts/replay.py --record "$@"
+
+# Draw the README's picture from a run of the talk's query
+picture:
+    "{{ uv }}" run .github/picture.py .github/output.svg
