@@ -39,6 +39,8 @@ import contextlib
 import dataclasses
 import email.utils
 import functools
+import hashlib
+import itertools
 import json
 import os
 import random
@@ -55,7 +57,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import aiohttp
 import aiolimiter
@@ -74,8 +76,6 @@ RELATIONSHIPS = [f"{how}_{what}" for how in ("contacted", "itw", "embedded") for
 EMBEDDED = 20  # the most descriptors that an object carries: https://docs.virustotal.com/reference/relationships
 AT_ONCE = 20  # requests under way for what was cut
 
-FilesAndNames = tuple[set[str], set[str]]
-
 
 class Format(StrEnum):
     """What stdout gets."""
@@ -85,18 +85,30 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
+class Contact(NamedTuple):
+    """That a file contacts something."""
+
+    type: str
+    value: str
+    file_id: str
+    relationship: str
+
+
 @dataclasses.dataclass
 class Found:
-    """What a search gave: {(type, value): (ids of the files, relationships)}, and what is missing of it.
+    """What a search gave, and what is missing of it.
 
-    `failures` names each file with a gap, `absent` counts the files that came without a relationship; `stopped` is what
-    ended the search early, `cursor` where it goes on.
+    `failures` names each file with a gap, `absent` counts the files that came without a relationship, `unfinished` the
+    relationships still to be completed of the page at that cursor; `stopped` is what ended the search early, `cursor`
+    where it goes on.
     """
 
-    contacts: dict[tuple[str, str], FilesAndNames] = dataclasses.field(default_factory=dict)
+    contacts: set[Contact] = dataclasses.field(default_factory=set)
     files: set[str] = dataclasses.field(default_factory=set)
     failures: list[str] = dataclasses.field(default_factory=list)
     absent: Counter[str] = dataclasses.field(default_factory=Counter)
+    unfinished: Counter[str | None] = dataclasses.field(default_factory=Counter)
+    failed_in_a_row: int = 0
     stopped: BaseException | None = None
     cursor: str | None = None
 
@@ -105,38 +117,35 @@ class Found:
         kind, hashes = KINDS[name.rpartition("_")[2]], []
         for item in related:
             named = item.get("id")
-            if kind == "url":  # its id is a hash
+            if kind == "url":  # its id is a hash; the URL has been a list
                 named = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
             if not named:
                 hashes.append(str(item.get("id")))
-            for value in map(str, named if isinstance(named, list) else [named] if named else []):  # it has been a list
+            for value in map(str, named if isinstance(named, list) else [named] if named else []):
                 # Names and addresses mean the same in either case, URLs do not.
-                files, names = self.contacts.setdefault(
-                    (kind, value if kind == "url" else value.lower()), (set(), set())
-                )
-                files.add(file_id)
-                names.add(name)
+                self.contacts.add(Contact(kind, value if kind == "url" else value.lower(), file_id, name))
         return hashes
 
     def rows(self, *, min_files: int = 1, defang: bool = False) -> list[dict[str, Any]]:
-        """Each indicator once, by type, then by value."""
-        return [
-            {
-                "type": kind,
-                "value": defanged(value, kind) if defang else value,
-                "files": len(files),
-                "file_ids": sorted(files),
-                "relationships": sorted(names),
-            }
-            for (kind, value), (files, names) in sorted(self.contacts.items(), key=lambda contact: contact[0])
-            if len(files) >= min_files
-        ]
+        """Each indicator once, by type, then by value, with the files that contact it."""
+        rows = []
+        for (kind, value), contacts in itertools.groupby(sorted(self.contacts), key=lambda contact: contact[:2]):
+            _, _, files, names = map(set, zip(*contacts, strict=True))
+            if len(files) >= min_files:
+                value = defanged(value, kind) if defang else value
+                row = {"type": kind, "value": value, "files": len(files)}
+                rows.append(row | {"file_ids": sorted(files), "relationships": sorted(names)})
+        return rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A relationship of a file that did not come whole: where it goes on (None: from its start), or URLs not named."""
+    """A relationship of a file that did not come whole: where it goes on (None: from its start), or URLs not named.
 
+    `page` is the cursor of the search's page that it came on.
+    """
+
+    page: str | None
     file_id: str
     name: str
     cursor: str | None
@@ -173,8 +182,8 @@ def check(query: str, relationship: Iterable[str]) -> list[str]:
     return names
 
 
-def embedded(found: Found, item: Mapping[str, Any], names: Iterable[str]) -> Iterator[Cut]:
-    """Adds what came with a file of the search; gives what is yet to be asked of it."""
+def embedded(found: Found, item: Mapping[str, Any], names: Iterable[str], page: str | None) -> Iterator[Cut]:
+    """Adds what came with a file on a page of the search; gives what is yet to be asked of it."""
     file_id = str(item.get("id"))
     found.files.add(file_id)
     if item.get("error"):
@@ -190,7 +199,7 @@ def embedded(found: Found, item: Mapping[str, Any], names: Iterable[str]) -> Ite
         # So is one of 20 that does not say how many there are: a contact lost costs more than a request.
         full = len(data) >= EMBEDDED and dictpath.get(came, "$.meta.count") != len(data)
         if hashes or cursor or dictpath.get(came, "$.links.next") or full:
-            yield Cut(file_id, name, cursor, bool(hashes))
+            yield Cut(page, file_id, name, cursor, bool(hashes))
         elif "data" not in came and not item.get("error"):
             found.absent[name] += 1
 
@@ -216,47 +225,44 @@ async def complete(client: VirusTotal, found: Found, cut: Cut) -> None:
         found.failures.append(f"file {cut.file_id}: {cut.name} known by their ids alone: {' '.join(hashes)}")
 
 
+async def attempt(client: VirusTotal, found: Found, cut: Cut) -> None:
+    """Completes a relationship, or writes down that it cannot be: that costs this file alone, unless all fail so."""
+    if found.stopped:
+        return
+    try:
+        await complete(client, found, cut)
+        found.failed_in_a_row = 0
+    except (VirusTotalError, UsageError) as error:
+        reason = f"{error.code}: {error.message}" if isinstance(error, VirusTotalError) else error
+        found.failures.append(f"file {cut.file_id}: {cut.name} past the first {EMBEDDED}: {reason}")
+        found.failed_in_a_row += getattr(error, "heals", False)
+        # A key or a quota fails for every file, and so does a network that is gone.
+        if getattr(error, "status", 0) in (401, 403, 429) or found.failed_in_a_row >= AT_ONCE:
+            found.stopped = error
+            return
+    found.unfinished[cut.page] -= 1
+
+
 async def search(client: VirusTotal, query: str, names: list[str], *, limit: int, cursor: str | None = None) -> Found:
     """What the files that match `query` contact. Raises VirusTotalError when not even one file came.
 
     The relationships ride on the search's pages; what is cut there is paged while the search goes on.
     """
-    found, page, failed_in_a_row = Found(), cursor or None, 0
     params = {"query": query, "relationships": ",".join(names)}
     pages = client.pages("/intelligence/search", params=params, limit=limit, cursor=cursor)
-    slots = asyncio.Semaphore(AT_ONCE)
-    unfinished: Counter[str | None] = Counter()  # relationships, by the cursor of their page
-
-    async def one(cut: Cut, page: str | None) -> None:
-        nonlocal failed_in_a_row
-        try:
-            if found.stopped:
-                return
-            await complete(client, found, cut)
-            failed_in_a_row = 0
-        except (VirusTotalError, UsageError) as error:
-            reason = f"{error.code}: {error.message}" if isinstance(error, VirusTotalError) else error
-            found.failures.append(f"file {cut.file_id}: {cut.name} past the first {EMBEDDED}: {reason}")
-            failed_in_a_row += getattr(error, "heals", False)
-            # A key or a quota fails for every file, and so does a network that is gone.
-            if getattr(error, "status", 0) in (401, 403, 429) or failed_in_a_row >= AT_ONCE:
-                found.stopped = error
-                return
-        finally:
-            slots.release()
-        unfinished[page] -= 1
-
+    found, page, slots = Found(), cursor or None, asyncio.Semaphore(AT_ONCE)
     stopped: BaseException | None = None
     try:
         # Closed, the pages leave no request under way.
         async with asyncio.TaskGroup() as group, contextlib.aclosing(aiter(pages)) as answers:  # type: ignore[type-var]
             try:
                 async for items in answers:
-                    cuts = [cut for item in items for cut in embedded(found, item, names)]
-                    unfinished[page] += len(cuts)
+                    cuts = [cut for item in items for cut in embedded(found, item, names, page)]
+                    found.unfinished[page] += len(cuts)
                     for cut in cuts:
                         await slots.acquire()
-                        group.create_task(one(cut, page))
+                        task = group.create_task(attempt(client, found, cut))
+                        task.add_done_callback(lambda _: slots.release())
                     if found.stopped:
                         break
                     page = pages.cursor
@@ -267,11 +273,11 @@ async def search(client: VirusTotal, query: str, names: list[str], *, limit: int
     found.stopped = found.stopped or stopped
     if found.stopped and not found.files:
         raise found.stopped
-    resume = [page for page, left in unfinished.items() if left]
-    found.cursor = resume[0] if resume else pages.cursor
-    if resume:
-        again = "go on with the cursor below" if found.cursor else "run the same again"
-        found.failures.append(f"{unfinished.total()} relationships were not completed: {again}")
+    again = [page for page, left in found.unfinished.items() if left]
+    found.cursor = again[0] if again else pages.cursor
+    if again:
+        how = "go on with the cursor below" if found.cursor else "run the same again"
+        found.failures.append(f"{found.unfinished.total()} relationships were not completed: {how}")
     return found
 
 
@@ -312,7 +318,7 @@ def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def report(found: Found, shown: int, client: VirusTotal) -> int:
     """Names on stderr what is missing, says the last line, returns the exit code."""
     for name, count in found.absent.items():
-        say(f"{count} files came without {name}: taken as none there")
+        say(f"{name} did not come with {count} of the files: taken as none there")
     for failure in found.failures:
         say(f"missing: {failure}")
     stopped = found.stopped
@@ -352,14 +358,17 @@ def main(
 
     found, client = asyncio.run(work())
     rows = found.rows(min_files=min_files, defang=defang)
-    if outputs:
-        write(as_frame(rows), outputs, table="infrastructure")
     form = form or (None if outputs else Format.text)
-    if form == Format.text:
-        print("=== Results: ===", *(f"{row['type'].upper()}: {printable(row['value'])}" for row in rows), sep="\n")
-    elif form:
-        print(to_text(as_frame(rows), form), end="")
-    return report(found, len(rows), client)
+    try:
+        if outputs:
+            write(as_frame(rows), outputs, table="infrastructure")
+        if form == Format.text:
+            print("=== Results: ===", *(f"{row['type'].upper()}: {printable(row['value'])}" for row in rows), sep="\n")
+        elif form:
+            print(to_text(as_frame(rows), form), end="")
+    finally:  # what is missing is said even if the rest cannot be written
+        code = report(found, len(rows), client)
+    return code
 
 
 # [[[cog vendor("output") ]]]
@@ -499,6 +508,7 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
 # [[[end]]]
 # [[[cog vendor("table") ]]]
 # A copy from lib/table.py, where it is edited; `just vendor` renews it.
+ISO = "%Y-%m-%dT%H:%M:%SZ"
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
 
 
@@ -565,23 +575,33 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
     rest = list(chosen) or sorted({name for r in rows for name in r})
     names = list(dict.fromkeys(first + rest))
     frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
-    dates = []
     for name in names:
         key = re.split(r"[.\[]", chosen.get(name, name))[-1].strip("']")
-        # vt-py's own rule for what is a date; some are strings, and some no date at all: those stay as they are.
-        if re.fullmatch(r".+_date|date|last_login|user_since", key):
-            values = frame[name].dropna()
-            if len(values) and all(
-                str(v).isdecimal() and int(v) < 253402300800 for v in values
-            ):  # before the year 10000
-                frame[name] = pd.to_datetime(pd.to_numeric(frame[name]).astype("Int64"), unit="s", utc=True)
-                dates.append(name)
-    return frame.apply(lambda values: values if values.name in dates else typed(values))
+        # vt-py's own rule for what is a date.
+        is_date = re.fullmatch(r".+_date|date|last_login|user_since", key)
+        frame[name] = utc(frame[name]) if is_date else typed(frame[name])
+    return frame
+
+
+def utc(values: pd.Series[Any]) -> pd.Series[Any]:
+    """UNIX seconds as timestamps. Some dates of VirusTotal's are none: a column with both kinds becomes text."""
+    import pandas as pd
+
+    def is_date(value: Any) -> bool:
+        return str(value).isdecimal() and len(str(value)) < 13 and int(value) < 253_402_300_800  # the year 10000
+
+    dates = values.map(is_date)
+    if not dates.any():
+        return typed(values)
+    moments = pd.to_datetime(pd.to_numeric(values.where(dates)).astype("Int64"), unit="s", utc=True)
+    if values[~dates].notna().any():
+        return typed(moments.dt.strftime(ISO).astype(object).where(dates, values.map(str, na_action="ignore")))
+    return moments
 
 
 def typed(values: pd.Series[Any]) -> pd.Series[Any]:
     """A column of one kind of value with pandas' type for it, which knows missing values; a mixed one as it is."""
-    kinds = frozenset(type(value) for value in values if value is not None)
+    kinds = frozenset(type(value) for value in values.dropna())
     of = {int: "Int64", bool: "boolean", float: "Float64", str: "str"}
     try:
         return values.astype(
@@ -650,7 +670,9 @@ def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
 
     JSON lines leave out what an object lacks; dates are ISO 8601, UTC.
     """
-    frame = iso_dates(frame).astype(object)
+    dates = frame.select_dtypes("datetimetz").columns
+    style = "%Y-%m-%d %H:%M" if form == "table" else ISO
+    frame = frame.assign(**{name: frame[name].dt.strftime(style) for name in dates}).astype(object)
     if form == "jsonl":
         rows = (row[row.notna()] for _, row in frame.iterrows())  # a list is not null, whatever is in it
         return "".join(f"{to_json(row.to_dict())}\n" for row in rows)
@@ -693,7 +715,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
             widths.popitem()  # the least telling stands last
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, width in widths.items():
-        number = not frame.empty and frame[name].map(lambda value: isinstance(value, int | float)).all()
+        number = frame[name].dropna().map(lambda value: isinstance(value, int | float)).all()
         table.add_column(
             Text(printable(name)), width=width, no_wrap=True, overflow="ellipsis", justify="right" if number else "left"
         )
@@ -703,12 +725,6 @@ def to_terminal(frame: pd.DataFrame) -> str:
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-
-
-def iso_dates(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with its UTC timestamps as text: 2020-02-24T23:09:20Z."""
-    dates = frame.select_dtypes("datetimetz").columns
-    return frame.assign(**{name: frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ") for name in dates})
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
@@ -724,9 +740,11 @@ def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, tab
                 "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
             ) as kept:
                 kept.write(to_text(frame, "jsonl"))
-            raise OSError(
-                f"cannot write {re.sub('//.*@', '//…@', output)}: {error}; the rows are kept in {kept.name}"
-            ) from error
+            cause: BaseException = error
+            while cause.__cause__:  # the outer ones quote whole statements
+                cause = cause.__cause__
+            where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
+            raise OSError(f"cannot write {where}: {why}; the rows are kept in {kept.name}") from error
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -749,17 +767,23 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
     """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
     import sqlalchemy
 
-    folded: dict[str, str] = {}  # SQL's names do not differ by case, VirusTotal's keys (HTTP headers') may
+    longest = engine.dialect.max_identifier_length  # PostgreSQL: 63 bytes
+    fold = str if engine.dialect.name == "postgresql" else str.lower  # others do not tell names by case
+    names: dict[str, str] = {}
     for name in frame.columns:
-        again = sum(name.lower() == other.lower() for other in folded)
-        folded[name] = f"{name}_{again + 1}" if again else name
-    frame = frame.map(cell).rename(columns=folded)
+        if len(name.encode()) > longest or fold(name) in map(fold, names.values()):
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            names[name] = f"{name.encode()[: longest - 9].decode(errors='ignore')}_{digest}"
+        else:
+            names[name] = name
+    # PostgreSQL's text holds no NUL.
+    frame = frame.map(lambda v: v.replace("\0", "\\x00") if isinstance(v := cell(v), str) else v).rename(columns=names)
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):
-            known = {column["name"].lower() for column in inspector.get_columns(table)}
+            known = {fold(column["name"]) for column in inspector.get_columns(table)}
             quote = connection.dialect.identifier_preparer.quote
-            for name in (name for name in frame.columns if name.lower() not in known):
+            for name in (name for name in frame.columns if fold(name) not in known):
                 statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
                 connection.execute(sqlalchemy.text(statement))
         frame.to_sql(table, connection, if_exists="append", index=False)
