@@ -1,0 +1,223 @@
+"""What a run makes of a server's and a disk's misfortunes: nothing broken is published, nothing good is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import bz2
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from conftest import KEY, SCRIPTS, Handler, Run, Server, environment, error, html, reset, silence
+from feed_dump_test import body, files, layout, lines, minutes, package, publish
+
+NAMES = minutes(0, 12)
+FAULTY = NAMES[5]
+GOOD = package(lines(FAULTY))
+
+
+def cut(content: bytes) -> Handler:
+    """Announces the whole, sends half and breaks the connection."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await response.prepare(request)
+        await response.write(content[: len(content) // 2])
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    return handle
+
+
+def hang(content: bytes) -> Handler:
+    """Sends half, then nothing within any test's patience."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await response.prepare(request)
+        await response.write(content[: len(content) // 2])
+        await asyncio.sleep(60)
+        return response
+
+    return handle
+
+
+CORRUPT = GOOD[:40] + bytes([GOOD[40] ^ 0xFF]) + GOOD[41:]
+FAULTS: dict[str, Handler] = {
+    "429": error(429, "TooManyRequestsError", **{"Retry-After": "1"}),
+    "503": error(503, "TransientError"),
+    "a proxy's HTML": html(502),
+    "reset before the answer": reset,
+    "reset in mid-body": cut(GOOD),
+    "truncated bzip2": body(GOOD[: len(GOOD) // 2]),
+    "corrupt bzip2": body(CORRUPT),
+    "garbage after the bzip2": body(GOOD + b"\0\0<html>"),
+    "an empty body": body(b""),
+    "HTML in place of bzip2": body(b"<html>come back later</html>"),
+    "silence": silence,
+    "a hang in mid-body": hang(GOOD),
+    "an expired link of the storage": html(403),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_heals_is_met_by_asking_again(server: Server, run: Run, tmp_path: Path, fault: str) -> None:
+    packages = publish(server, NAMES)
+    # Twice: aiohttp itself repeats a GET whose kept connection is reset.
+    server.answer(f"/feeds/files/{FAULTY}", FAULTS[fault], FAULTS[fault], body(packages[FAULTY]))
+    args = ("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", tmp_path / "d")
+    result = run(*args, server=server, VT_MAX_WAIT="8")
+    assert result.returncode == 0, result.stderr
+    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+    assert f"{FAULTY}: " in result.stderr and "asking again" in result.stderr
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "429"])
+def test_a_fault_that_stays_is_reported_and_never_published(
+    server: Server, run: Run, tmp_path: Path, fault: str
+) -> None:
+    packages = publish(server, NAMES)
+    server.answer(f"/feeds/files/{FAULTY}", FAULTS[fault])
+    args = ("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", tmp_path / "d")
+    result = run(*args, server=server, VT_MAX_WAIT="1.5")
+    assert result.returncode == 3
+    assert f"failed: {FAULTY};" in result.stderr.splitlines()[-1]
+    del packages[FAULTY]
+    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+    server.answer(f"/feeds/files/{FAULTY}", body(GOOD))
+    asked = len(server.seen)
+    assert run(*args, server=server).returncode == 0
+    assert server.paths[asked:] == [f"GET /feeds/files/{FAULTY}"]
+    assert files(tmp_path / "d")[layout(FAULTY)] == GOOD
+
+
+def test_an_exhausted_quota_ends_the_run_with_4_and_what_is_done_is_kept(
+    server: Server, run: Run, tmp_path: Path
+) -> None:
+    publish(server, NAMES)
+    server.answer(f"/feeds/files/{FAULTY}", error(429, "QuotaExceededError", "Quota exceeded"))
+    args = ("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", tmp_path / "d", "--jobs", 1)
+    result = run(*args, server=server, VT_MAX_WAIT="1")
+    assert result.returncode == 4
+    assert "QuotaExceededError" in result.stderr.splitlines()[-1]
+    assert set(files(tmp_path / "d")) == {layout(name) for name in NAMES[:5]}
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "WrongCredentialsError"), (403, "ForbiddenError")])
+def test_a_refused_key_ends_the_run_with_2_after_one_request(
+    server: Server, run: Run, tmp_path: Path, status: int, code: str
+) -> None:
+    server.answer("/feeds/*", error(status, code, f"Wrong key {KEY}"))
+    result = run("feed_dump", "files", "--from", "3h", "--out", tmp_path / "d", server=server)
+    assert result.returncode == 2 and code in result.stderr
+    assert len(server.seen) == 1
+    assert files(tmp_path / "d") == {}
+
+
+def test_several_streams_in_a_row_are_one_package(server: Server, run: Run, tmp_path: Path) -> None:
+    content = package(lines(FAULTY)) + package(lines(NAMES[6])) + package([])
+    server.answer(f"/feeds/files/{FAULTY}", body(content))
+    args = ("feed_dump", "files", "--from", FAULTY, "--to", NAMES[6])
+    result = run(*args, "--out", tmp_path / "d", server=server)
+    assert result.returncode == 0 and "10 lines" in result.stderr
+    assert files(tmp_path / "d") == {layout(FAULTY): content}
+    assert run(*args, "--out", tmp_path / "z", "--format", "zst", server=server).returncode == 0
+    assert read_zst(tmp_path / "z" / layout(FAULTY, ".jsonl.zst")) == bz2.decompress(content)
+
+
+def read_zst(path: Path) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(path.read_bytes(), read_across_frames=True).read()
+
+
+NO_JSON = [b'{"id": 1', b"<html>", b'{"a": NaN}', b'{"a": "\xff"}', b"5", b'{"a": 1}{"b": 2}', b"{}\x00"]
+
+
+@pytest.mark.parametrize("form", ["bz2", "zst"])
+@pytest.mark.parametrize("bad", NO_JSON)
+def test_a_line_that_stays_broken_costs_only_itself(
+    server: Server, run: Run, tmp_path: Path, bad: bytes, form: str
+) -> None:
+    good = bz2.decompress(GOOD)
+    content = bz2.compress(good[: good.index(b"\n") + 1] + bad + b"\n" + good[good.index(b"\n") + 1 :])
+    server.answer(f"/feeds/files/{FAULTY}", body(content))
+    args = ("feed_dump", "files", "--from", FAULTY, "--to", NAMES[6], "--out", tmp_path / "d", "--format", form)
+    result = run(*args, server=server)
+    assert result.returncode == 3
+    assert "1 of 6 lines are not JSON" in result.stderr
+    assert len(server.seen) == 2, "asked again once"
+    if form == "bz2":
+        assert files(tmp_path / "d") == {layout(FAULTY): content}
+    else:
+        assert read_zst(tmp_path / "d" / layout(FAULTY, ".jsonl.zst")) == good
+        assert files(tmp_path / "d")[layout(FAULTY, ".rejected")] == bad + b"\n"
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
+
+
+def test_a_line_hurt_on_its_way_is_whole_when_asked_again(server: Server, run: Run, tmp_path: Path) -> None:
+    server.answer(f"/feeds/files/{FAULTY}", body(bz2.compress(b'{"id": \n')), body(GOOD))
+    args = ("feed_dump", "files", "--from", FAULTY, "--to", NAMES[6], "--out", tmp_path / "d")
+    assert run(*args, server=server).returncode == 0
+    assert files(tmp_path / "d") == {layout(FAULTY): GOOD}
+
+
+def test_what_json_allows_is_no_broken_line(server: Server, run: Run, tmp_path: Path) -> None:
+    odd = [b'{"a": "\\ud800"}', b'{"a": "\xe2\x80\xae"}', b'  {"a": 1e999} \r', b"", b'{"a": ' + b"9" * 400 + b"}"]
+    server.answer(f"/feeds/files/{FAULTY}", body(bz2.compress(b"\n".join(odd))))  # no line end at the end either
+    args = ("feed_dump", "files", "--from", FAULTY, "--to", NAMES[6], "--out", tmp_path / "d", "--format", "zst")
+    result = run(*args, server=server)
+    assert result.returncode == 0 and "(4 lines" in result.stderr, result.stderr
+    assert read_zst(tmp_path / "d" / layout(FAULTY, ".jsonl.zst")) == b"\n".join([*odd[:3], odd[4], b""])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit on a file's size stands in for the full disk")
+@pytest.mark.parametrize("form", ["bz2", "zst"])
+def test_a_full_disk_ends_the_run_with_whole_files_only(server: Server, tmp_path: Path, form: str) -> None:
+    import resource
+
+    packages = publish(server, NAMES)
+    # Noise does not compress, so each format meets the limit.
+    packages[FAULTY] = package([{"id": os.urandom(30_000).hex()}])
+    server.answer(f"/feeds/files/{FAULTY}", body(packages[FAULTY]))
+    result = subprocess.run(
+        [
+            sys.executable, SCRIPTS / "feed_dump.py", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0],
+            "--out", tmp_path / "d", "--format", form, "--jobs", "1",
+        ],
+        env=environment(tmp_path, server), capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert "File too large" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+    suffix = f".jsonl.{form}"
+    assert set(files(tmp_path / "d")) == {layout(name, suffix) for name in NAMES[:5]}
+    assert run_verify(tmp_path) == 0
+
+
+def run_verify(tmp_path: Path) -> int:
+    command = [sys.executable, SCRIPTS / "feed_dump.py", "verify", tmp_path / "d"]
+    return subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=60).returncode
+
+
+def test_verify_names_what_is_damaged_and_what_is_not_there(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    out = tmp_path / "d"
+    run("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", out, server=server)
+    assert run("feed_dump", "verify", out).returncode == 0
+    damaged = out / layout(NAMES[3])
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    for name in (NAMES[6], NAMES[7], NAMES[9]):
+        (out / layout(name)).unlink()
+    (out / layout(NAMES[9], ".missing")).touch()
+    result = run("feed_dump", "verify", out)
+    assert result.returncode == 3
+    told = [line.split("\t") for line in result.stdout.splitlines()]
+    assert told == [
+        ["damaged", str(damaged), "bzip2 that ends too early"],
+        ["gap", f"{NAMES[6]} to {NAMES[7]}"],
+    ]

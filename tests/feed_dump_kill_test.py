@@ -1,0 +1,142 @@
+"""Killed runs, interrupted runs, runs side by side: what is on disk is whole, and one last run completes it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from conftest import SCRIPTS, Handler, Server, environment, error
+from feed_dump_test import body, files, layout, minutes, publish
+
+NAMES = minutes(0, 480)
+
+
+def start(tmp_path: Path, server: Server, out: Path, *args: str, end: str = "202611220800") -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPTS / "feed_dump.py"), "files", "--from", NAMES[0], "--out", str(out), *args]
+    return subprocess.Popen(
+        command + (["--to", end] if end else []),
+        env=environment(tmp_path, server),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, str]:
+    _, stderr = process.communicate(timeout=timeout)
+    assert "Traceback" not in stderr, stderr
+    return process.returncode, stderr
+
+
+@pytest.fixture
+def feed(server: Server) -> Server:
+    """Eight hours, some minutes missing, each answer slow enough that a run is caught in the middle of it."""
+    for name, content in publish(server, NAMES).items():
+        server.answer(f"/feeds/files/{name}", slowly(content))
+    for name in NAMES[50::60]:
+        server.answer(f"/feeds/files/{name}", error(404, "NotFoundError"))
+    return server
+
+
+def slowly(content: bytes) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+        await response.prepare(request)
+        await response.write(content[:50])
+        await asyncio.sleep(0.01)
+        await response.write(content[50:])
+        return response
+
+    return handle
+
+
+def caught(process: subprocess.Popen[str], out: Path, files_more: int) -> bool:
+    """Waits until the run has written so many more files; False if it ended before."""
+    there = len(list(out.rglob("[!.]*.*")))
+    while process.poll() is None and len(list(out.rglob("[!.]*.*"))) < there + files_more:
+        time.sleep(0.005)
+    return process.poll() is None
+
+
+@pytest.mark.parametrize("args", [(), ("--format", "zst", "--where", "$.attributes[?(@ > 2)]")], ids=["raw", "where"])
+def test_fifty_kills_and_one_last_run_leave_what_one_run_leaves(
+    feed: Server, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    code, stderr = end(start(tmp_path, feed, tmp_path / "whole", *args))
+    assert code == 0, stderr
+    whole = files(tmp_path / "whole")
+    assert len(whole) == len(NAMES)
+    random.seed(3)
+    killed = 0
+    for _ in range(50):
+        process = start(tmp_path, feed, tmp_path / "killed", *args, "--jobs", "2")
+        killed += caught(process, tmp_path / "killed", random.randint(0, 6))
+        time.sleep(random.uniform(0, 0.02))
+        process.kill()
+        process.communicate()
+        for name, content in files(tmp_path / "killed").items():
+            assert name.endswith(".part") or content == whole[name]
+    assert killed > 30, "the range is too short for this machine"
+    code, stderr = end(start(tmp_path, feed, tmp_path / "killed", *args))
+    assert code == 0, stderr
+    assert files(tmp_path / "killed") == whole
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("args", [(), ("--follow",), ("--where", "$.id")], ids=["range", "follow", "where"])
+def test_a_signal_ends_a_run_with_130_and_whole_files(
+    feed: Server, tmp_path: Path, sent: signal.Signals, args: tuple[str, ...]
+) -> None:
+    out = tmp_path / "d"
+    process = start(tmp_path, feed, out, *args, end="" if "--follow" in args else "202611220800")
+    assert caught(process, out, 20)
+    process.send_signal(sent)
+    code, stderr = end(process, timeout=15)
+    assert code == 130 and stderr.splitlines()[-1].startswith("INCOMPLETE: "), stderr
+    assert not [name for name in files(out) if name.endswith(".part")]
+    verified = subprocess.run([sys.executable, SCRIPTS / "feed_dump.py", "verify", out], env=environment(tmp_path))
+    assert verified.returncode in (0, 3), "gaps are none of a killed run's fault, but nothing is damaged"
+
+
+def test_two_runs_on_one_directory_do_no_harm(feed: Server, tmp_path: Path) -> None:
+    ends = [end(run) for run in [start(tmp_path, feed, tmp_path / "d") for _ in range(2)]]
+    assert [code for code, _ in ends] == [0, 0], ends
+    end(start(tmp_path, feed, tmp_path / "one"))
+    assert files(tmp_path / "d") == files(tmp_path / "one")
+
+
+def test_the_leftovers_of_the_dead_go_and_those_of_the_living_stay(server: Server, tmp_path: Path) -> None:
+    packages = publish(server, NAMES[:3])
+    release = threading.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(packages[NAMES[0]][:10])
+        await asyncio.to_thread(release.wait, 60)
+        await response.write(packages[NAMES[0]][10:])
+        return response
+
+    out = tmp_path / "d"
+    server.answer(f"/feeds/files/{NAMES[0]}", slow, body(packages[NAMES[0]]))
+    alive = start(tmp_path, server, out, end=NAMES[1])
+    while not list(out.rglob(".*.part")):
+        time.sleep(0.02)
+        assert alive.poll() is None, alive.communicate()
+    left = (out / layout(NAMES[0])).with_name(".deadbeef.part")
+    left.write_bytes(b"BZh9")
+    assert end(start(tmp_path, server, out))[0] == 3  # it finds that only three minutes are available
+    assert len(list(out.rglob(".*.part"))) == 2, "nobody can tell the dead's from the living's yet"
+    release.set()
+    assert end(alive)[0] == 0
+    assert files(out) == {layout(name): content for name, content in packages.items()}
