@@ -57,7 +57,8 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
     under their paths, the context attributes likewise with that word in front, an item's error; each engine's
     verdict (`last_analysis_results`, some 70 times 5 values) only if asked for.
     """
-    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    parts = (item.get(name) for name in ("attributes", "context_attributes", "error"))
+    attributes, context, error = (part if isinstance(part, dict) else {} for part in parts)
     start = {"id": item.get("id"), "type": item.get("type")}
     if "url" in context or "url" in attributes:
         start["url"] = context.get("url") or attributes.get("url")
@@ -77,7 +78,7 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
     # An attribute may be called `type` too.
     rest = {f"attributes.{key}" if key in start else key: value for key, value in leaves(attributes, "")}
     rest |= leaves({key: value for key, value in context.items() if key != "url"}, "context_attributes.")
-    return start | rest | dict(leaves(item.get("error") or {}, "error."))
+    return start | rest | dict(leaves(error, "error."))
 
 
 def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:

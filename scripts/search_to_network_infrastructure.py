@@ -234,7 +234,7 @@ async def attempt(client: VirusTotal, found: Found, cut: Cut) -> None:
         found.failed_in_a_row = 0
     except (VirusTotalError, UsageError) as error:
         reason = f"{error.code}: {error.message}" if isinstance(error, VirusTotalError) else error
-        found.failures.append(f"file {cut.file_id}: {cut.name} past the first {EMBEDDED}: {reason}")
+        found.failures.append(f"file {cut.file_id}: {cut.name} is not whole: {reason}")
         found.failed_in_a_row += getattr(error, "heals", False)
         # A key or a quota fails for every file, and so does a network that is gone.
         if getattr(error, "status", 0) in (401, 403, 429) or found.failed_in_a_row >= AT_ONCE:
@@ -541,7 +541,8 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
     under their paths, the context attributes likewise with that word in front, an item's error; each engine's
     verdict (`last_analysis_results`, some 70 times 5 values) only if asked for.
     """
-    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    parts = (item.get(name) for name in ("attributes", "context_attributes", "error"))
+    attributes, context, error = (part if isinstance(part, dict) else {} for part in parts)
     start = {"id": item.get("id"), "type": item.get("type")}
     if "url" in context or "url" in attributes:
         start["url"] = context.get("url") or attributes.get("url")
@@ -561,7 +562,7 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
     # An attribute may be called `type` too.
     rest = {f"attributes.{key}" if key in start else key: value for key, value in leaves(attributes, "")}
     rest |= leaves({key: value for key, value in context.items() if key != "url"}, "context_attributes.")
-    return start | rest | dict(leaves(item.get("error") or {}, "error."))
+    return start | rest | dict(leaves(error, "error."))
 
 
 def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
@@ -845,8 +846,7 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        resume = f"; go on with --cursor {self.cursor}" if self.cursor else ""
-        return f"{self.code}: {self.message}{resume}"
+        return f"{self.code}: {self.message}{resumption(self.cursor)}"
 
     @property
     def exit_code(self) -> int:
@@ -926,14 +926,14 @@ class VirusTotal(vt.Client):
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
-        status, text = response.status, await response.text(errors="replace")
+        # The key goes before anything is cut: WrongCredentialsError has echoed it.
+        status, text = response.status, (await response.text(errors="replace")).replace(self._apikey, "[key]")
         try:
             code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
             broken = False
         except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
             broken = "json" in response.content_type
-        message = message.replace(self._apikey, "[key]")  # WrongCredentialsError has echoed it
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -1012,7 +1012,7 @@ class Pages:
         skip, left = int(offset), self.limit or float("inf")
         # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
         highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
-        known: set[Any] = set()
+        known: set[str] = set()
         cursors = {at}
 
         def fetch() -> asyncio.Task[Json]:
@@ -1023,16 +1023,18 @@ class Pages:
         try:
             while True:
                 answer = await page
-                self.meta = answer.get("meta") or {}
-                data = answer.get("data") or []
+                meta, data = answer.get("meta") or {}, answer.get("data") or []
+                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
+                if not isinstance(meta, dict) or not all(isinstance(item, dict) for item in data):
+                    raise VirusTotalError("BrokenAnswer", f"what {self.path} answers are no objects")
+                self.meta = meta
                 items: list[Json] = []
                 taken = skip
-                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
                 while taken < len(data) and len(items) < left:
                     item, taken = data[taken], taken + 1
                     # The context counts: a file that matches two rules, or is notified twice, comes once for each.
-                    key = (item.get("type"), item.get("id"), repr(item.get("context_attributes")))
-                    if key not in known or key[1] is None:
+                    key = repr((item.get("type"), item.get("id"), item.get("context_attributes")))
+                    if key not in known or item.get("id") is None:
                         known.add(key)
                         items.append(item)
                 left -= len(items)
@@ -1096,8 +1098,13 @@ def decode(body: bytes) -> Json:
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise VirusTotalError("BrokenAnswer", f"no JSON object came, but {body[:60]!r}", heals=True)
+        raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def resumption(cursor: str | None) -> str:
+    """How to go on after `cursor`, to be pasted into a shell: what VirusTotal sent is quoted."""
+    return f"; go on with --cursor {shlex.quote(cursor)}" if cursor else ""
 
 
 def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
@@ -1106,7 +1113,7 @@ def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, 
     `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
     """
     spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
-    more = f"; go on with --cursor {cursor}" if cursor else ""
+    more = resumption(cursor)
     if stopped is None:
         say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
         return 0
