@@ -45,6 +45,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import sys

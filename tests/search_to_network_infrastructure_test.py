@@ -559,7 +559,7 @@ def test_one_files_failure_costs_only_that_files_rest(server: Server, run: Run, 
     assert result.returncode == 3
     missing = [line for line in result.stderr.splitlines() if line.startswith("missing: ")]
     assert len(missing) == 1
-    assert missing[0].startswith("missing: file bb: contacted_ips past the first 20: ")
+    assert missing[0].startswith("missing: file bb: contacted_ips is not whole: ")
     assert last(result).startswith("INCOMPLETE: 380 indicators of 3 files")
     assert "--cursor" not in result.stderr
 
