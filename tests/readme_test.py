@@ -1,0 +1,65 @@
+"""The README's examples print what it says they print, and its two first commands are those that are tested."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```console\n\$ (.*)\n((?:.*\n)*?)```$", README, flags=re.MULTILINE)
+TALK = (ROOT / "tests" / "recordings" / "talk" / "search-with-contacts.json").read_text(encoding="utf-8")
+
+
+def test_every_example_is_read_here() -> None:
+    assert len(EXAMPLES) == README.count("```console") >= 5
+
+
+@pytest.mark.parametrize(("command", "printed"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
+def test_an_example_prints_what_the_readme_says(command: str, printed: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "tests" / "recordings", tmp_path / "tests" / "recordings")
+    rules = 'rule example_loader { strings: $a = "example loader" ascii wide condition: $a }\n'
+    (tmp_path / "rules.yar").write_text(rules)
+    words = shlex.split(command)
+    assert words[:3] == ["uv", "run", "scripts/replay.py"]
+    result = subprocess.run(
+        [sys.executable, words[2], sys.executable, *words[3:]],  # the environment of the tests has all packages
+        cwd=tmp_path,
+        env=environment(tmp_path, COLUMNS="100"),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+    def settled(text: str) -> list[str]:
+        return [re.sub(r"\d+ s\b", "N s", line.rstrip()) for line in text.splitlines()]
+
+    assert settled(result.stdout + result.stderr) == settled(printed)
+
+
+def test_the_two_first_commands_need_nothing_but_python() -> None:
+    first, second = re.findall(r"^python3 -m pip install uv && (.*)$", README, flags=re.MULTILINE)
+    assert first.startswith("python3 -m uv run scripts/replay.py scripts/search_to_network_infrastructure.py ")
+    assert shlex.split(first)[-1] in TALK
+    assert second == "python3 -m uv tool run --from rust-just just test"
+    assert f"\n{second}\n" not in README
+
+
+def test_the_picture_shows_all_of_the_talks_indicators() -> None:
+    picture = (ROOT / ".github" / "output.svg").read_text(encoding="utf-8")
+    assert "](.github/output.svg)" in README
+    indicators = re.findall(r'"type": "(?:domain|ip_address)", "id": "([^"]+)"', TALK) + ["http://x1.i.lencr.org/"]
+    assert len(indicators) == 38
+    for indicator in indicators:
+        assert f"{indicator}<" in picture
+    assert "38&#160;indicators&#160;of&#160;1&#160;file,&#160;1&#160;request,&#160;complete" in picture
+    assert "//" not in re.sub(r"http://(www\.w3\.org/2000/svg|x1\.i\.lencr\.org/)|<!--.*?-->", "", picture), (
+        "loads nothing"
+    )
