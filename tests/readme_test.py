@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -55,7 +56,9 @@ def test_the_two_first_commands_need_nothing_but_python() -> None:
 def test_the_picture_shows_all_of_the_talks_indicators() -> None:
     picture = (ROOT / ".github" / "output.svg").read_text(encoding="utf-8")
     assert "](.github/output.svg)" in README
-    indicators = re.findall(r'"type": "(?:domain|ip_address)", "id": "([^"]+)"', TALK) + ["http://x1.i.lencr.org/"]
+    (file,) = json.loads(TALK)["body"]["data"]
+    contacts = [contact for related in file["relationships"].values() for contact in related["data"]]
+    indicators = [contact.get("context_attributes", {}).get("url") or contact["id"] for contact in contacts]
     assert len(indicators) == 38
     for indicator in indicators:
         assert f"{indicator}<" in picture
