@@ -100,16 +100,6 @@ class Corpus(StrEnum):
     goodware = "goodware"
 
 
-class Status(StrEnum):
-    """What `list` can ask for."""
-
-    starting = "starting"
-    running = "running"
-    aborting = "aborting"
-    aborted = "aborted"
-    finished = "finished"
-
-
 class Format(StrEnum):
     """What stdout gets."""
 
@@ -218,15 +208,21 @@ def as_job(answer: Mapping[str, Any]) -> Job:
     return job
 
 
+def about(job: Job) -> dict[str, Any]:
+    """The job's attributes."""
+    attributes = job.get("attributes")
+    return attributes if isinstance(attributes, dict) else {}
+
+
 def number(job: Job, name: str) -> float:
     """An attribute that is to be a number; 0 if it is none (a new job lacks most) or makes no sense as a date."""
-    value = (job.get("attributes") or {}).get(name)
+    value = about(job).get(name)
     return value if isinstance(value, int | float) and 0 <= value < 253402300800 else 0  # the year 10000
 
 
 def status(job: Job) -> str:
     """starting, running, aborting, aborted, finished, or what else VirusTotal comes up with."""
-    return str((job.get("attributes") or {}).get("status") or "unknown")
+    return str(about(job).get("status") or "unknown")
 
 
 def ended(job: Job) -> bool:
@@ -249,7 +245,7 @@ def described(job: Job) -> str:
 
 def listed(job: Job) -> str:
     """A job on one line: id, status, percent, matches, when it was created (UTC), corpus, rules."""
-    attributes = job.get("attributes") or {}
+    attributes = about(job)
     made = datetime.fromtimestamp(number(job, "creation_date"), UTC)
     names = re.findall(r"^\s*(?:(?:private|global)\s+)*rule\s+(\w+)", str(attributes.get("rules")), flags=re.M)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -259,9 +255,9 @@ def listed(job: Job) -> str:
     )
 
 
-def command(name: str, job: Job, *options: str) -> str:
-    """What to type next: a command of this script, as it was called, for this job."""
-    return f"uv run {shlex.join([sys.argv[0], name, printable(job.get('id')), *options])}"
+def command(*words: str) -> str:
+    """What to type next: a command of this script, as it was called. Ids are VirusTotal's: they are quoted."""
+    return f"uv run {shlex.join(map(printable, [Path(sys.argv[0]).as_posix(), *words]))}"
 
 
 async def read(client: VirusTotal, job_id: str) -> Job:
@@ -284,7 +280,7 @@ async def start(client: VirusTotal, attributes: Mapping[str, Any]) -> Job:
             raise
         say(f"{lost}: the answer is lost, and the job may run; looking for it in the job list")
         before = f"{lost.message}: the job was asked for once, its answer is lost"
-        again = f"look with `uv run {shlex.join([sys.argv[0], 'list'])}` before you start it again"
+        again = f"look with `{command('list')}` before you start it again"
         try:
             job = await find(client, attributes, began)
         except VirusTotalError as error:
@@ -311,12 +307,12 @@ async def find(client: VirusTotal, wanted: Mapping[str, Any], began: float) -> J
     earliest: float = await client.retrying()(created)
 
     def same(job: Job) -> bool:
-        has = job.get("attributes") or {}
+        has, span = about(job), about(job).get("time_range")
         return (
             number(job, "creation_date") >= earliest
             and str(has.get("rules")).split() == wanted["rules"].split()
             and (has.get("corpus") or "main") == wanted.get("corpus", "main")
-            and (wanted.get("time_range") or {}).items() <= (has.get("time_range") or {}).items()
+            and wanted.get("time_range", {}).items() <= (span if isinstance(span, dict) else {}).items()
         )
 
     async def look() -> Job | None:
@@ -362,8 +358,8 @@ def progress() -> Iterator[Callable[[Job], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    looks = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
+    with Progress(*looks, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
         yield lambda job: bar.update(task, description=printable(described(job)), completed=number(job, "progress"))
 
@@ -378,15 +374,14 @@ async def follow(client: VirusTotal, job_id: str) -> int:
     except (VirusTotalError, asyncio.CancelledError) as error:
         if isinstance(error, VirusTotalError) and not (job and error.heals):
             raise
-        job = job or {"id": job_id}
-        say(f"the job itself goes on at VirusTotal: {command('watch', job)} (or abort)")
-        return finish(f"job {job['id']}: {described(job)}", client, error)
+        say(f"the job itself goes on at VirusTotal: {command('watch', job_id)} (or abort)")
+        return finish(f"job {job_id}: {described(job) if job else 'not yet seen'}", client, error)
     if number(job, "num_matches"):
-        say(f"the matches: {command('matches', job, '--limit', '0', '--output', 'matches.csv')}")
+        say(f"the matches: {command('matches', job_id, '--limit', '0', '--output', 'matches.csv')}")
     if status(job) != "finished":
-        say(f"job {job['id']} did not finish: {described(job)}, {client.requests} requests")
+        say(f"job {job_id} did not finish: {described(job)}, {client.requests} requests")
         return 1
-    return finish(f"job {job['id']}: {described(job)}", client)
+    return finish(f"job {job_id}: {described(job)}", client)
 
 
 async def abort(client: VirusTotal, job_id: str) -> Job:
@@ -497,12 +492,12 @@ def start_command(
         try:
             job = await start(client, attributes)
         except asyncio.CancelledError:
-            say(f"interrupted: the job may run nevertheless: uv run {shlex.join([sys.argv[0], 'list'])} shows it")
+            say(f"interrupted: the job may run nevertheless: {command('list')} shows it")
             return 130
         print(printable(job["id"]), flush=True)
         if watch:
             return await follow(client, str(job["id"]))
-        say(f"to its end: {command('watch', job)}")
+        say(f"to its end: {command('watch', str(job['id']))}")
         return finish(f"{len(names)} rule{'s' * (len(names) != 1)}, one job {status(job)}", client)
 
     return run(work, apikey)
@@ -511,7 +506,7 @@ def start_command(
 @app.command("list")
 def list_command(
     limit: Annotated[int, typer.Option(min=0, help="How many jobs; 0: all.")] = 0,
-    status: Annotated[Status | None, typer.Option(help="Only the jobs with this status.", show_default=False)] = None,
+    status: Annotated[str, typer.Option(help="Only those starting, running, aborting, aborted or finished.")] = "",
     cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
     apikey: Key = "",
 ) -> int:
@@ -522,7 +517,7 @@ def list_command(
     """
 
     async def work(client: VirusTotal) -> int:
-        params = {"filter": f"status:{status.value}"} if status else {}
+        params = {"filter": f"status:{status}"} if status else {}
         pages = client.pages(JOBS, params=params, limit=limit, cursor=cursor)
         count, stopped = 0, None
         try:
