@@ -558,6 +558,50 @@ def test_matches_that_came_before_a_fault_are_written_with_the_way_to_go_on(
     assert (result.returncode, "cursor=next" in server.paths[-1]) == (0, True)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_keeps_the_matches_that_came_and_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
+    server.answer(f"{JOBS}/{JOB}", {"data": job("finished")})
+    path = f"{JOBS}/{JOB}/matching_files"
+    server.answer(path, {"data": [match(1), match(2)], "meta": {"cursor": "next"}}, silence)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "retrohunt.py", "matches", JOB, "--output", "m.jsonl"],
+        env=environment(tmp_path, server, VT_MAX_WAIT="60"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while len(server.seen) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].endswith("interrupted; go on with --cursor next")
+    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_terminal_sees_a_bar_and_no_escape_of_virustotals(server: Server, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+    hostile = "running\x1b]0;owned\x07 [bold]"
+    server.answer(f"{JOBS}/{JOB}", {"data": job(hostile, progress=50, eta_seconds=1)}, {"data": job("finished")})
+    ours, theirs = pty.openpty()
+    env = environment(tmp_path, server, TERM="xterm", COLUMNS="100")
+    command = [sys.executable, SCRIPTS / "retrohunt.py", "watch", JOB]
+    process = subprocess.Popen(command, env=env, stderr=theirs, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # Linux says so when the last writer has gone
+        pass
+    os.close(ours)
+    assert process.wait(30) == 0
+    assert "━" in shown.decode()
+    assert r"running\x1b]0;owned\x07 [bold] 50.0 %" in shown.decode()
+    assert b"\x1b]0;" not in shown
+
+
 def test_what_would_fail_after_the_quota_is_spent_fails_before(run: Run, server: Server) -> None:
     for options in (["--output", "x.doc"], ["--column", "a["], ["--output", "nowhere/x.csv"], ["--limit", "-1"]):
         assert run("retrohunt", "matches", JOB, *options, server=server).returncode == 2
@@ -652,9 +696,11 @@ def test_each_command_has_help_with_an_example(run: Run, name: str) -> None:
     assert f"uv run scripts/retrohunt.py {name}" in result.stdout
 
 
-def test_a_real_jobs_shape_is_read_if_there_is_one() -> None:
-    folder = Path(os.environ.get("VT_EXTRA_RECORDINGS", os.devnull), "retrohunt_job")
-    for path in folder.glob("*.json"):
+@pytest.mark.skipif("VT_EXTRA_RECORDINGS" not in os.environ, reason="no folder of real answers is named")
+def test_real_jobs_are_read() -> None:
+    real_jobs = list(Path(os.environ["VT_EXTRA_RECORDINGS"], "retrohunt_job").glob("*.json"))
+    assert real_jobs
+    for path in real_jobs:
         real = json.loads(path.read_text(encoding="utf-8"))
         real = retrohunt.as_job(real if "data" in real else {"data": real})
         assert retrohunt.listed(real).startswith(real["id"])
