@@ -85,6 +85,7 @@ class Dump:
     out: str
     format: str = "bz2"
     where: str = ""
+    columns: tuple[tuple[str, str, str], ...] = ()  # of parquet: name, JSONPath, type ("" to be settled)
 
     def path(self, minute: int, suffix: str = "") -> Path:
         """The file of a `minute` (whole minutes since 1970, UTC).
@@ -100,8 +101,8 @@ class Dump:
 class Outcome:
     """What became of a minute: published, present, missing (404), not-yet, failed, or stop (no minute would do better).
 
-    `lines` counts the JSON lines that came, `kept` those written, `rejected` those that are not JSON; `json` and `size`
-    are bytes before and after compression.
+    `lines` counts the JSON lines that came, `kept` those written, `rejected` those that are not JSON, `misfits` the
+    values that were no match for their column's type; `json` and `size` are bytes before and after compression.
     """
 
     minute: int
@@ -111,6 +112,7 @@ class Outcome:
     lines: int = 0
     kept: int = 0
     rejected: int = 0
+    misfits: int = 0
     json: int = 0
     size: int = 0
     requests: int = 0
@@ -148,43 +150,88 @@ def moment(text: str, now: float | None = None) -> float:
         raise UsageError(f"no time: {text} (YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d)") from None
 
 
+Matches = list[Any]  # what a JSONPath matched in a line
+KINDS = ("string", "int", "float", "bool", "time")
+DEFAULT_COLUMNS = ("id:string=$.id", "type:string=$.type", "json:string=$")
+
+
+def columns(specs: list[str]) -> tuple[tuple[str, str, str], ...]:
+    """`--column` arguments: NAME=JSONPATH, NAME:TYPE=JSONPATH, or an attribute's path. Raises UsageError."""
+    chosen: dict[str, tuple[str, str, str]] = {}
+    for spec in specs:
+        named = re.fullmatch(r"([^$=\[:]+)(?::(\w+(?:\[\])?))?=(.+)", spec, flags=re.DOTALL)
+        name, kind, path = named.groups() if named else (spec, None, spec)
+        if kind and kind.removesuffix("[]") not in KINDS:
+            raise UsageError(f"--column {spec}: no type {kind} ({', '.join(KINDS)}, each with [] for a list)")
+        if name in ("date", "hour"):
+            raise UsageError(f"--column {spec}: date and hour are the folders' columns; give it another name")
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
+            path = "$.attributes." + re.sub(
+                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
+            )
+        chosen[name] = (name, checked("--column", path), kind or "")
+    return tuple(chosen.values())
+
+
+def checked(option: str, path: str) -> str:
+    """`path`, if it is a JSONPath. Raises UsageError."""
+    try:
+        dictpath.parse(path)
+    except ValueError as error:
+        raise UsageError(f"{option} {path}: {error}") from None
+    return path
+
+
 # The package: from bzip2 to lines, checked, to a file. Runs in threads or processes, no network here.
 
 
-def blocks(package: BinaryIO, plain: bool = False) -> Iterator[bytes]:
-    """The JSON of a bzip2 `package` (or of one that came `plain`) in blocks of whole lines.
+def unpacked(package: BinaryIO, form: str) -> Iterator[bytes]:
+    """What a `package` of the form bz2, zst or plain holds, some MB at a time.
 
-    Raises ValueError unless it is complete bzip2 and nothing else; several streams in a row are good bzip2.
+    Raises ValueError unless it is complete and nothing else; several streams in a row are one good file.
     """
-    data, rest = package.read(CHUNK), b""
+    if form == "plain":
+        yield from iter(lambda: package.read(CHUNK), b"")
+        return
+    if form == "zst":
+        import zstandard
+
+        fresh: Callable[[], Any] = zstandard.ZstdDecompressor().decompressobj
+        bad: tuple[type[Exception], ...] = (zstandard.ZstdError,)
+    else:
+        fresh, bad = bz2.BZ2Decompressor, (OSError,)
+    decompressor, data = fresh(), package.read(CHUNK)
     if not data:
         raise ValueError("an empty body")
-    decompressor = bz2.BZ2Decompressor()
-    while data or not plain:
-        if plain:
-            block, data = data, package.read(CHUNK)
-        else:
-            if decompressor.eof:
-                data = decompressor.unused_data or package.read(CHUNK)
-                if not data:
-                    break
-                decompressor = bz2.BZ2Decompressor()
-            elif decompressor.needs_input and not data:
-                data = package.read(CHUNK)
-                if not data:
-                    raise ValueError("bzip2 that ends too early")
-            try:
-                block, data = decompressor.decompress(data, BLOCK), b""
-            except OSError as error:
-                raise ValueError(f"bad bzip2: {error}") from None
-        cut = block.rfind(b"\n") + 1
+    while True:
+        try:
+            yield decompressor.decompress(data, BLOCK) if form == "bz2" else decompressor.decompress(data)
+        except bad as error:
+            raise ValueError(f"bad {form}: {error}") from None
+        data = b""
+        if decompressor.eof:
+            data = decompressor.unused_data or package.read(CHUNK)
+            if not data:
+                return
+            decompressor = fresh()
+        elif form == "zst" or decompressor.needs_input:
+            data = package.read(CHUNK)
+            if not data:
+                raise ValueError(f"{form} that ends too early")
+
+
+def blocks(package: BinaryIO, form: str = "bz2") -> Iterator[bytes]:
+    """What a `package` holds (see `unpacked`), cut where a line ends."""
+    rest: list[bytes] = []
+    for data in unpacked(package, form):
+        cut = data.rfind(b"\n") + 1
         if cut:
-            yield rest + block[:cut]
-            rest = block[cut:]
-        else:
-            rest += block
-    if rest:
-        yield rest
+            yield b"".join([*rest, data[:cut]])
+            rest = []
+        rest.append(data[cut:])
+    if any(rest):
+        yield b"".join(rest)
 
 
 class _Object(msgspec.Struct):
@@ -226,7 +273,7 @@ def parse(line: bytes) -> Any:
 
 @contextmanager
 def sink(path: Path, form: str) -> Iterator[Callable[[list[bytes]], Any]]:
-    """A function that writes lines into a new file in the format `form`."""
+    """A function that writes lines into a new file in the format `form` (parquet: see write_parquet)."""
     if form == "zst":
         import zstandard
 
@@ -239,24 +286,120 @@ def sink(path: Path, form: str) -> Iterator[Callable[[list[bytes]], Any]]:
             yield lambda lines: stream.write(b"\n".join([*lines, b""]))
 
 
-def publish(dump: Dump, minute: int, package: Path, *, plain: bool = False, accept: bool = False) -> Outcome:
-    """Verifies a downloaded `package` and gives the minute its file; the package itself, if as published is wanted.
+def kind_of(path: str, matches: list[Matches]) -> str:
+    """The type of a column, from what `path` matched in each line of a minute: VirusTotal publishes no schema.
 
-    With lines that are not JSON it does so only if told to `accept` them: the package is kept as it is, other formats
-    put them into a .rejected file beside. Raises ValueError when the package is broken, OSError when the disk is full.
+    Whole numbers are `time` where vt-py takes a key for a date; what is mixed, nested or never there is `string`.
+    """
+    plural = bool(re.search(r"[*?,|]|\.\.|\[[^'\"\]]*:", path))  # a path that may match several times
+    several = plural or any(isinstance(value, list) for row in matches for value in row)
+    values = [v for row in matches for value in row for v in (value if isinstance(value, list) else [value])]
+    types = {type(value) for value in values} - {type(None)}
+    key = re.split(r"[.\[]", path)[-1].strip("']")
+    if types == {int} and re.fullmatch(r".+_date|date|last_login|user_since", key):
+        kind = "time"
+    else:
+        single = {bool: "bool", int: "int", float: "float", str: "string"}
+        kind = single.get(next(iter(types)), "string") if len(types) == 1 else "string"
+        kind = "float" if types == {int, float} else kind
+    return kind + "[]" * several
+
+
+def fitted(value: Any, kind: str) -> Any:
+    """`value` as a column of the type `kind` takes it. Raises ValueError when it does not fit; a string takes all."""
+    if value is None:
+        return None
+    if kind == "string":
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if kind == "float" and type(value) in (int, float):
+        return float(value)
+    if kind == "bool" and type(value) is bool:
+        return value
+    if kind == "int" and type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if kind == "time" and type(value) is int and 0 <= value < 253402300800:  # before the year 10000
+        return value * 1000
+    raise ValueError(f"{value!r} is no {kind}")
+
+
+def cell(matches: Matches, kind: str) -> tuple[Any, int]:
+    """What a path matched in a line as one cell, and how many values did not fit its column's type."""
+    misfits = 0
+
+    def fit(value: Any) -> Any:
+        nonlocal misfits
+        try:
+            return fitted(value, kind.removesuffix("[]"))
+        except (ValueError, OverflowError):
+            misfits += 1
+            return None
+
+    if not kind.endswith("[]"):
+        return (fit(matches[0]) if matches else None), misfits
+    values = [v for value in matches for v in (value if isinstance(value, list) else [value])]
+    return ([fit(value) for value in values] if matches else None), misfits
+
+
+def write_parquet(path: Path, dump: Dump, found: list[list[Matches]]) -> int:
+    """A parquet file of the matches `found`, by line and column. Returns how many values did not fit their type."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    types["time"] = pa.timestamp("ms", tz="UTC")
+    fields, arrays, kinds, misfits = [], [], {}, 0
+    for at, (name, jsonpath, kind) in enumerate(dump.columns):
+        matches = [row[at] for row in found]
+        kinds[name] = kind = kind or kind_of(jsonpath, matches)
+        cells = [cell(each, kind) for each in matches]
+        misfits += sum(missed for _, missed in cells)
+        kind_type = types[kind.removesuffix("[]")]
+        fields.append(pa.field(name, pa.list_(kind_type) if kind.endswith("[]") else kind_type))
+        arrays.append(pa.array([value for value, _ in cells], fields[-1].type))
+    schema = pa.schema(fields, metadata={"feed_dump": json.dumps(kinds)})
+    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd", write_page_checksum=True)
+    return misfits
+
+
+def settled(dump: Dump) -> Dump:
+    """`dump` with the types of its columns that the first file in the directory settled, so that all files agree."""
+    import pyarrow.parquet as pq
+
+    for path in Path(dump.out).glob("date=*/hour=*/[0-9]*.parquet"):
+        kinds = json.loads(pq.read_schema(path).metadata[b"feed_dump"])
+        typed = tuple((name, at, kind or kinds[name]) for name, at, kind in dump.columns)
+        return dataclasses.replace(dump, columns=typed)
+    return dump
+
+
+def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept: bool = False) -> Outcome:
+    """Verifies a downloaded `package` and gives the minute its file: the package itself, if that is what is wanted.
+
+    `form` is bz2, or plain (from an hourly archive). Lines that are not JSON are refused, or kept in the package as
+    published and in a .rejected file beside any other, if told to `accept` them. Raises RejectedError, another
+    ValueError when the package is broken, OSError when the disk is full.
     """
     outcome = Outcome(minute, "published")
     final = dump.path(minute)
-    as_published = dump.format == "bz2" and not dump.where and not plain
+    as_published = dump.format == "bz2" and not dump.where and form == "bz2"
     bad_lines: list[bytes] = []
+    found: list[list[Matches]] = []  # for parquet: by line and column
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open(package, "rb"))
         if as_published:
             write: Callable[[list[bytes]], Any] = len
         else:
             part = stack.enter_context(whole_file(final))
-            write = stack.enter_context(sink(part, dump.format))
-        for block in blocks(source, plain):
+            if dump.format != "parquet":
+                write = stack.enter_context(sink(part, dump.format))
+            else:
+                paths = [dictpath.parse(path) for _, path, _ in dump.columns]
+
+                def write(lines: list[bytes]) -> None:
+                    values = map(parse, lines)
+                    found.extend([[match.value for match in path.find(value)] for path in paths] for value in values)
+
+        for block in blocks(source, form):
             outcome.json += len(block)
             lines = [line for line in block.split(b"\n") if line and not line.isspace()]
             outcome.lines += len(lines)
@@ -271,6 +414,8 @@ def publish(dump: Dump, minute: int, package: Path, *, plain: bool = False, acce
             outcome.kept += len(good)
             if good:
                 write(good)
+        if dump.format == "parquet":
+            outcome.misfits = write_parquet(part, dump, found)
         if bad_lines and not as_published:
             with whole_file(dump.path(minute, ".rejected")) as rejected:
                 rejected.write_bytes(b"\n".join([*bad_lines, b""]))
@@ -279,7 +424,8 @@ def publish(dump: Dump, minute: int, package: Path, *, plain: bool = False, acce
             part = stack.enter_context(whole_file(final))
             os.replace(package, part)
     outcome.size = final.stat().st_size
-    dump.path(minute, ".missing").unlink(missing_ok=True)
+    for stale in (".missing",) if bad_lines else (".missing", ".rejected"):
+        dump.path(minute, stale).unlink(missing_ok=True)
     return outcome
 
 
@@ -389,6 +535,11 @@ class Run:
                 yield minute
             minute += 1
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether the first file is still to settle the types of the columns."""
+        return any(not kind for _, _, kind in self.dump.columns)
+
     async def go(self, fetch_one: Callable[[int], Awaitable[Outcome]]) -> None:
         """Fetches every minute wanted, `jobs` at a time. A cancelled run still counts what its workers finish."""
         again: list[int] = []  # a heap of minutes to ask for once more
@@ -400,7 +551,7 @@ class Run:
         pause = 0.0
         try:
             while not self.ended:
-                width = min(self.jobs, 1 << max(0, min(streak, 16) - 1))
+                width = 1 if self.unsettled else min(self.jobs, 1 << max(0, min(streak, 16) - 1))
                 while len(running) < width and not (pause and running):
                     if pause:
                         await asyncio.sleep(pause)
@@ -447,11 +598,13 @@ class Run:
         if outcome.status == "published":
             self.published += 1
             self.newest = max(self.newest, minute)
-            for field in ("lines", "kept", "rejected", "json", "size"):
+            for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
                 setattr(tally, field, getattr(tally, field) + getattr(outcome, field))
             if outcome.rejected:
                 where = f"in {p.name}" if (p := self.dump.path(minute, ".rejected")).exists() else "kept in the package"
                 say(f"{name(minute)}: {outcome.rejected} of {outcome.lines} lines are not JSON ({where})")
+            if self.unsettled:
+                self.dump = settled(self.dump)
         elif outcome.status == "present":
             self.present += 1
         elif outcome.status == "not-yet":
@@ -497,11 +650,11 @@ def claimed(dump: Dump) -> Iterator[None]:
     """
     root = Path(dump.out)
     root.mkdir(parents=True, exist_ok=True)
-    settings = {"feed": dump.feed, dump.format: {"where": dump.where}}
+    settings = {"feed": dump.feed, dump.format: {"where": dump.where, "columns": [list(c) for c in dump.columns]}}
     with open(root / ".feed_dump", "a+", encoding="utf-8") as file:
         lock(file, shared=True)
         file.seek(0)
-        known = json.loads(file.read() or "{}")
+        known: dict[str, Any] = json.loads(file.read() or "{}")
         for key, value in settings.items():
             if known.get(key, value) != value:
                 raise UsageError(f"{dump.out} holds another dump ({key}: {known[key]}): name another --out")
@@ -558,7 +711,7 @@ def pool(dump: Dump) -> Executor:
     Python objects of each line and walks them (--where) holds it for about a third of it: processes.
     """
     cores = os.cpu_count() or 1
-    if not dump.where:
+    if not dump.where and not dump.columns:
         return ThreadPoolExecutor(cores)
     import multiprocessing
 
@@ -579,8 +732,9 @@ async def feed_dump(
 
     The Run tells what became of them; its `ended` says why it stopped early, if it did.
     """
-    run = Run(dump, start, stop, follow, recheck, jobs or 4 * (os.cpu_count() or 1))
     with claimed(dump), pool(dump) as workers:
+        known = settled(dump) if dump.columns else dump
+        run = Run(known, start, stop, follow, recheck, jobs or 4 * (os.cpu_count() or 1))
 
         async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             future = asyncio.get_running_loop().run_in_executor(workers, functools.partial(function, *args, **kwargs))
@@ -595,7 +749,7 @@ async def feed_dump(
         async with VirusTotal(apikey) as client:
 
             async def fetch_one(minute: int) -> Outcome:
-                return await fetch(client, work, dump, minute)
+                return await fetch(client, work, run.dump, minute)
 
             try:
                 await run.go(fetch_one)
@@ -651,14 +805,10 @@ def check(path: Path) -> tuple[int, str]:
             if path.suffix == ".parquet":
                 import pyarrow.parquet
 
-                for _ in pyarrow.parquet.ParquetFile(file).iter_batches():
+                for _ in pyarrow.parquet.ParquetFile(file, page_checksum_verification=True).iter_batches():
                     pass
                 return 0, ""
-            if plain := path.suffix == ".zst":
-                import zstandard
-
-                file = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-            lines = (line for block in blocks(file, plain) for line in block.split(b"\n"))
+            lines = (line for block in blocks(file, path.suffix[1:]) for line in block.split(b"\n"))
             return sum(not is_json(line) for line in lines if line and not line.isspace()), ""
     except Exception as error:  # whatever a damaged file makes its reader raise
         return 0, str(error) or type(error).__name__
@@ -674,6 +824,10 @@ def main(
     recheck_missing: Annotated[bool, typer.Option("--recheck-missing", help="Ask for 404 minutes again.")] = False,
     form: Annotated[str, typer.Option("--format", help="bz2 (as published), zst or parquet.")] = "bz2",
     where: Annotated[str, typer.Option(help="Keep only the lines on which this JSONPath matches.")] = "",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of parquet: NAME=JSONPATH, NAME:TYPE=JSONPATH, or an attribute's path."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Minutes in hand at once. [default: 4 a core]", show_default=False)] = 0,
     apikey: Annotated[str, typer.Option(help="Better: VT_API_KEY or ~/.vt.toml.")] = "",
 ) -> int:
@@ -689,15 +843,13 @@ def main(
         raise UsageError(f"--format {form}: one of {', '.join(SUFFIXES)}")
     if not start:
         raise UsageError("--from is missing: YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d")
-    if where:
-        try:
-            dictpath.parse(where)
-        except ValueError as error:
-            raise UsageError(f"--where: {error}") from None
+    if column and form != "parquet":
+        raise UsageError("--column is for --format parquet")
+    chosen = columns(column or list(DEFAULT_COLUMNS)) if form == "parquet" else ()
     first, last = int(moment(start) // 60), math.ceil(moment(stop) / 60) if stop else None
     if last is not None and last <= first:
         raise UsageError(f"--from {start} is not before --to {stop}")
-    dump = Dump(feed, str(out or feed), form, where)
+    dump = Dump(feed, str(out or feed), form, where and checked("--where", where), chosen)
     began = time.monotonic()
     run = asyncio.run(feed_dump(dump, first, last, follow=follow, recheck=recheck_missing, jobs=jobs, apikey=apikey))
     return summary(run, time.monotonic() - began)
@@ -706,9 +858,11 @@ def main(
 def summary(run: Run, seconds: float) -> int:
     """Says what the run did, what is missing and why; returns the exit code."""
     tally = run.tally
+    kept = f", {tally.kept} kept" if run.dump.where else ""
+    data = f"{tally.json / 1e6:.1f} MB of JSON, {tally.size / 1e6:.1f} MB on disk"
     done = (
-        f"{run.published} minutes ({tally.lines} lines, {tally.json / 1e6:.1f} MB of JSON, {tally.size / 1e6:.1f} MB "
-        f"on disk), {run.present} were there, {run.missing} missing, {tally.requests} requests, {seconds:.0f} s"
+        f"{run.published} minutes ({tally.lines} lines{kept}, {data}), {run.present} were there, "
+        f"{run.missing} missing, {tally.requests} requests, {seconds:.0f} s"
     )
     lacks = []
     if run.failed:
@@ -717,6 +871,8 @@ def summary(run: Run, seconds: float) -> int:
         lacks.append(f"not available yet: {name(run.not_yet)} and later")
     if tally.rejected:
         lacks.append(f"{tally.rejected} lines are not JSON")
+    if tally.misfits:
+        lacks.append(f"{tally.misfits} values did not fit their column's type and are null (NAME:string=… takes all)")
     if run.ended:
         lacks.insert(0, run.ended.reason)
     if not lacks:

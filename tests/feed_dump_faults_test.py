@@ -204,20 +204,29 @@ def run_verify(tmp_path: Path) -> int:
     return subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=60).returncode
 
 
-def test_verify_names_what_is_damaged_and_what_is_not_there(server: Server, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["bz2", "zst", "parquet"])
+def test_verify_names_what_is_damaged_and_what_is_not_there(
+    server: Server, run: Run, tmp_path: Path, form: str
+) -> None:
     publish(server, NAMES)
-    out = tmp_path / "d"
-    run("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", out, server=server)
+    out, suffix = tmp_path / "d", ".parquet" if form == "parquet" else f".jsonl.{form}"
+    args = ("--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", out, "--format", form)
+    run("feed_dump", "files", *args, server=server)
     assert run("feed_dump", "verify", out).returncode == 0
-    damaged = out / layout(NAMES[3])
-    damaged.write_bytes(damaged.read_bytes()[:-5])
+    cut, flipped, empty = (out / layout(name, suffix) for name in NAMES[2:5])
+    cut.write_bytes(cut.read_bytes()[:-5])
+    content = flipped.read_bytes()
+    flipped.write_bytes(content[:50] + bytes([content[50] ^ 0xFF]) + content[51:])
+    empty.write_bytes(b"")
     for name in (NAMES[6], NAMES[7], NAMES[9]):
-        (out / layout(name)).unlink()
+        (out / layout(name, suffix)).unlink()
     (out / layout(NAMES[9], ".missing")).touch()
     result = run("feed_dump", "verify", out)
     assert result.returncode == 3
-    told = [line.split("\t") for line in result.stdout.splitlines()]
+    told = [line.split("\t")[:2] for line in result.stdout.splitlines()]
     assert told == [
-        ["damaged", str(damaged), "bzip2 that ends too early"],
+        ["damaged", str(cut)],
+        ["damaged", str(flipped)],
+        ["damaged", str(empty)],
         ["gap", f"{NAMES[6]} to {NAMES[7]}"],
     ]

@@ -1,0 +1,160 @@
+"""The directory as a data set: the formats, and the readers that people use, for real."""
+
+from __future__ import annotations
+
+import bz2
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from conftest import Run, Server, error
+from feed_dump_faults_test import read_zst
+from feed_dump_test import START, body, files, layout, lines, minutes, package, publish
+
+NAMES = minutes(58, 4)
+RANGE = ("--from", START, "--to", "202611220103")
+
+
+@pytest.fixture
+def dumped(server: Server, run: Run, tmp_path: Path) -> Any:
+    """`dumped("zst", "--where", …)`: a directory of 4 minutes with 5 reports each, a missing one among them."""
+    publish(server, NAMES)
+    server.answer("/feeds/files/202611220102", error(404, "NotFoundError"))
+
+    def dump(form: str, *args: str) -> Path:
+        out = tmp_path / form
+        result = run("feed_dump", "files", *RANGE, "--out", out, "--format", form, *args, server=server)
+        assert result.returncode == 0, result.stderr
+        assert list(out.rglob("*.missing"))
+        return out
+
+    return dump
+
+
+@pytest.mark.parametrize("form", ["bz2", "zst"])
+def test_duckdb_pandas_and_dask_read_json_lines_as_one_data_set(dumped: Any, form: str) -> None:
+    out = dumped(form)
+    expected = [line for name in NAMES for line in lines(name)]
+    if form == "zst":  # DuckDB reads gzip and zstandard, not bzip2
+        options = "format='newline_delimited', hive_partitioning=true"
+        query = f"SELECT id, date, hour FROM read_json('{out}/*/*/*.jsonl.zst', {options}) ORDER BY id"
+        rows = duckdb.sql(query).fetchall()
+        assert [row[0] for row in rows] == [line["id"] for line in expected]
+        assert {str(row[1]) for row in rows} == {"2026-11-22"} and {int(row[2]) for row in rows} == {0, 1}
+    # dtype=False: pandas takes a hash of digits for a number.
+    paths = sorted(out.glob(f"*/*/*.jsonl.{form}"))
+    frame = pd.concat(pd.read_json(path, lines=True, dtype=False) for path in paths)
+    assert list(frame["id"]) == [line["id"] for line in expected]
+    import dask.bag
+
+    compression = {"bz2": "bz2", "zst": "zstd"}[form]
+    bag = dask.bag.read_text(f"{out}/*/*/*.jsonl.{form}", compression=compression).map(json.loads)
+    assert bag.compute(scheduler="synchronous") == expected
+
+
+COLUMNS = ("--column", "sha256=$.id", "--column", "size", "--column", "tags=$.attributes.tags[*]",
+           "--column", "seen=$.attributes.last_analysis_date", "--column", "absent=$.attributes.nope")  # fmt: skip
+
+
+def test_parquet_is_typed_and_every_minute_agrees(dumped: Any, server: Server) -> None:
+    server.answer("/feeds/files/202611220100", body(package([{"id": "no attributes at all"}])))
+    out = dumped("parquet", *COLUMNS)
+    schemas = {str(pq.read_schema(path).remove_metadata()) for path in out.rglob("*.parquet")}
+    assert len(schemas) == 1
+    table = pa.dataset.dataset(out, format="parquet", partitioning="hive").to_table()
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "sha256": "string", "size": "int64", "tags": "list<element: string>", "seen": "timestamp[ms, tz=UTC]",
+        "absent": "string", "date": "string", "hour": "int32",
+    }  # fmt: skip
+    frame = pd.read_parquet(out).sort_values("sha256").reset_index(drop=True)
+    assert len(frame) == 16
+    assert frame["seen"].min() == datetime.datetime.fromtimestamp(1_700_000_000, datetime.UTC)
+    assert list(frame["tags"][2]) == ["peexe", "signed"] and frame["tags"][0] is None
+    query = f"SELECT count(*), sum(size), min(date)::VARCHAR FROM read_parquet('{out}/*/*/*.parquet')"
+    assert duckdb.sql(query).fetchall() == [(16, 30, "2026-11-22")]
+
+
+def test_a_value_that_does_not_fit_is_null_and_reported(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    odd = [{"id": "a", "attributes": {"size": "big"}}, {"id": 7, "attributes": {"size": 2**70}}]
+    server.answer("/feeds/files/202611220100", body(package(odd)))
+    out = tmp_path / "d"
+    args = ("--column", "id=$.id", "--column", "size", "--format", "parquet", "--out", out)
+    result = run("feed_dump", "files", *RANGE, *args, server=server)
+    assert result.returncode == 3 or "202611220102" in result.stderr
+    assert "2 values did not fit" in result.stderr
+    odd_minute = pq.read_table(out / layout("202611220100", ".parquet"), partitioning=None)
+    assert odd_minute.to_pylist() == [{"id": "a", "size": None}, {"id": "7", "size": None}]
+
+
+def test_hostile_values_reach_parquet_as_text(server: Server, run: Run, tmp_path: Path) -> None:
+    hostile = b'{"id": "\\ud800\\u0000\\u202e", "attributes": {"a b": {"x": [1, "=2"]}, "l": [1, "a", null, {}]}}\n'
+    server.answer("/feeds/files/" + START, body(bz2.compress(hostile)))
+    out = tmp_path / "d"
+    args = ("--column", "id=$.id", "--column", "a b", "--column", "l", "--column", "n:int[]=$.attributes.l")
+    result = run(
+        "feed_dump", "files", "--from", START, "--to", "202611220059", "--out", out, "--format", "parquet", *args,
+        server=server,
+    )  # fmt: skip
+    assert result.returncode == 3 and "2 values did not fit" in result.stderr
+    assert pq.read_table(out / layout(START, ".parquet"), partitioning=None).to_pylist() == [
+        {"id": "\ufffd\0\u202e", "a b": '{"x": [1, "=2"]}', "l": ["1", "a", None, "{}"], "n": [1, None, None, None]}
+    ]
+
+
+@pytest.mark.parametrize("form", ["bz2", "zst", "parquet"])
+def test_where_keeps_the_lines_that_match_as_they_came(server: Server, run: Run, tmp_path: Path, form: str) -> None:
+    packages = publish(server, NAMES)
+    args = ("--where", "$.attributes[?(@.tags[*] == 'signed')]", "--where", "$.attributes.tags[?(@ == 'signed')]")
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", "--format", form, *args, server=server)
+    assert "20 lines, 4 kept" in result.stderr
+    for name, content in packages.items():
+        kept = b"".join(line for line in bz2.decompress(content).splitlines(True) if b"signed" in line)
+        path = tmp_path / "d" / layout(name, ".parquet" if form == "parquet" else f".jsonl.{form}")
+        if form == "parquet":
+            assert [json.loads(text) for text in pq.read_table(path, partitioning=None)["json"].to_pylist()] == [
+                json.loads(kept)
+            ]
+        else:
+            assert (bz2.decompress(path.read_bytes()) if form == "bz2" else read_zst(path)) == kept
+
+
+def test_nothing_that_matches_is_a_minute_too(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    for form in ("bz2", "zst", "parquet"):
+        args = ("--out", tmp_path / form, "--format", form, "--where", "$.nope")
+        run("feed_dump", "files", *RANGE, *args, server=server)
+        assert len(files(tmp_path / form)) == len(NAMES)
+        assert run("feed_dump", "verify", tmp_path / form).returncode == 0
+    assert len(pd.read_parquet(tmp_path / "parquet")) == 0
+
+
+def test_one_directory_is_one_dump(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
+    for args in (("urls", *RANGE), ("files", *RANGE, "--where", "$.id")):
+        result = run("feed_dump", *args, "--out", tmp_path / "d", server=server)
+        assert result.returncode == 2 and "holds another dump" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--column", "a"), ("--format", "csv"), ("--where", "$["), ("--format", "parquet", "--column", "a=$["),
+        ("--format", "parquet", "--column", "a:decimal=$.a"), ("--format", "parquet", "--column", "date=$.a"),
+        ("--from", "yesterday"), ("--to", "202611220000"), ("--from", ""),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_said_before_anything_is_asked(
+    server: Server, run: Run, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", *args, server=server)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert not server.seen and not (tmp_path / "d").exists()
