@@ -140,8 +140,9 @@ def test_a_script_has_the_shape_of_all(name: str) -> None:
     text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
     assert text.startswith("#!/usr/bin/env -S uv run --script\n# /// script\n")
     assert os.name == "nt" or os.access(SCRIPTS / f"{name}.py", os.X_OK)
-    story, guard = text.index("\ndef main("), text.index('\nif __name__ == "__main__":')
-    assert story < text.index("[[[cog vendor(") < text.rindex("# [[[end]]]") < guard
+    story = re.search(r"^def main\(|^app = typer\.Typer\(", text, flags=re.MULTILINE)  # one command, or several
+    guard = text.index('\nif __name__ == "__main__":')
+    assert story and story.start() < text.index("[[[cog vendor(") < text.rindex("# [[[end]]]") < guard
 
 
 def test_the_readme_names_every_script_with_its_command() -> None:
