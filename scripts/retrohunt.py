@@ -301,8 +301,9 @@ async def find(client: VirusTotal, wanted: Mapping[str, Any], began: float) -> J
         # VirusTotal's clock, not ours, dates a job: they may be hours apart.
         async with client.answer("GET", JOBS, params={"limit": "1"}) as answer:
             await answer.read()
-            date = email.utils.parsedate_to_datetime(answer.headers.get("Date") or email.utils.formatdate())
-        return date.timestamp() - (time.monotonic() - began) - 60  # its hosts' clocks may differ a little
+            date = email.utils.parsedate_tz(answer.headers.get("Date", ""))
+        now = email.utils.mktime_tz(date) if date else time.time()
+        return now - (time.monotonic() - began) - 60  # its hosts' clocks may differ a little
 
     earliest: float = await client.retrying()(created)
 
