@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,11 +16,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dictpath import dictpath
 from output import UsageError, printable, whole_file
+from virustotal import Json, Pages, VirusTotalError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +31,49 @@ if TYPE_CHECKING:
 # vendor:begin
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+
+
+class TableFormat(StrEnum):
+    """What stdout gets of a table."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    markdown = "markdown"
+
+
+@dataclasses.dataclass
+class Collected:
+    """What came of a collection: rows as in `row`, what ended it early, where it goes on, how many there are in all."""
+
+    rows: list[Json] = dataclasses.field(default_factory=list)
+    stopped: BaseException | None = None
+    cursor: str | None = None
+    total: int | None = None
+
+
+async def collect(pages: Pages, chosen: Mapping[str, str], *, verdicts: bool = False) -> Collected:
+    """The rows of all `pages`; on a terminal it shows how far it is. Raises VirusTotalError when not even one came.
+
+    What came before a failure or a Ctrl-C is kept: `stopped` says why, `cursor` where it goes on.
+    """
+    from rich.console import Console
+
+    found = Collected()
+    try:
+        with Console(stderr=True).status("asking") if sys.stderr.isatty() else contextlib.nullcontext() as status:
+            async for items in pages:
+                found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+                hits = pages.meta.get("total_hits")
+                found.total = hits if isinstance(hits, int) else None
+                if status:
+                    status.update(f"{len(found.rows)} of {pages.limit or found.total or 'all'}")
+    except (VirusTotalError, asyncio.CancelledError) as error:
+        if not found.rows:
+            raise
+        found.stopped = error
+    found.cursor = pages.cursor
+    return found
 
 
 def columns(specs: Iterable[str]) -> dict[str, str]:
@@ -242,6 +290,30 @@ def to_terminal(frame: pd.DataFrame) -> str:
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def deliver(
+    frame: pd.DataFrame,
+    view: pd.DataFrame,
+    outputs: list[str],
+    form: TableFormat | None,
+    *,
+    raw: bool = False,
+    table: str = "virustotal",
+    below: str = "",
+) -> None:
+    """Writes the `outputs`, then prints the `form` (a table with `below` under it, unless there are outputs).
+
+    What people read, a terminal or a Markdown page, gets `view`, the telling columns; what programs read gets all.
+    """
+    for output in outputs:
+        write(view if output.endswith(".md") else frame, [output], raw=raw, table=table)
+    form = form or (None if outputs else TableFormat.table)
+    if form == TableFormat.table:
+        print(to_text(view, form) + below if len(frame) else "", end="")
+    elif form:
+        wanted = view if form == TableFormat.markdown else frame
+        print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:

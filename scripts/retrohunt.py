@@ -100,24 +100,6 @@ class Corpus(StrEnum):
     goodware = "goodware"
 
 
-class Format(StrEnum):
-    """What stdout gets."""
-
-    table = "table"
-    csv = "csv"
-    jsonl = "jsonl"
-    markdown = "markdown"
-
-
-@dataclasses.dataclass
-class Found:
-    """What a job's matches gave: rows as in `row`, what ended it early, where it goes on."""
-
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    stopped: BaseException | None = None
-    cursor: str | None = None
-
-
 # Rules
 
 
@@ -424,22 +406,13 @@ async def delete(client: VirusTotal, job_id: str) -> None:
 
 async def matches(
     client: VirusTotal, job_id: str, chosen: Mapping[str, str], *, limit: int = 0, cursor: str | None = None
-) -> Found:
+) -> Collected:
     """The files that match, as rows, 300 a request; once for each rule that matches. `limit` is in matches (0: all).
 
     Raises VirusTotalError when not even one came. https://docs.virustotal.com/reference/retrohunt-job-matching-files
     """
     pages = client.pages(f"{JOBS}/{{}}/matching_files", job_id, limit=limit, cursor=cursor)
-    found = Found()
-    try:
-        async for items in pages:
-            found.rows += [row(item, chosen) for item in items]
-    except (VirusTotalError, asyncio.CancelledError) as error:
-        if not found.rows:
-            raise
-        found.stopped = error
-    found.cursor = pages.cursor
-    return found
+    return await collect(pages, chosen)
 
 
 def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
@@ -553,7 +526,7 @@ def matches_command(
         typer.Option(help="NAME=JSONPATH or an attribute's path, such as pe_info.imphash; repeatable."),
     ] = None,
     form: Annotated[
-        Format | None,
+        TableFormat | None,
         typer.Option("--format", help="What stdout gets; table, unless there is an --output.", show_default=False),
     ] = None,
     output: Annotated[
@@ -581,17 +554,9 @@ def matches_command(
         frame = to_frame(found.rows, chosen)
         if not chosen:
             frame.insert(1, "rule_name", frame.pop(RULE_NAME) if RULE_NAME in frame else None)
-        # What people read, a terminal or a Markdown page, gets the telling columns; what programs read gets all.
-        view = telling(frame, chosen)
-        for path in outputs:
-            write(view if path.endswith(".md") else frame, [path], raw=raw, table="retrohunt")
-        shown = form or (None if outputs else Format.table)
-        if shown == Format.table and len(frame):
-            counts = frame["rule_name"].value_counts().items()
-            print(to_text(view, shown) + "\n" + "".join(printable(f"{name}: {n}") + "\n" for name, n in counts), end="")
-        elif shown and shown != Format.table:
-            wide = view if shown == Format.markdown else frame
-            print(to_text(wide, shown, raw=raw and not sys.stdout.isatty()), end="")
+        counts = frame["rule_name"].value_counts().items()
+        below = "\n" + "".join(f"{printable(name)}: {n}\n" for name, n in counts)
+        deliver(frame, telling(frame, chosen), outputs, form, raw=raw, table="retrohunt", below=below)
         done = f"{len(frame)} match{'es' * (len(frame) != 1)} of job {job} ({described(state)})"
         return finish(done, client, found.stopped, found.cursor)
 
@@ -1073,6 +1038,49 @@ ISO = "%Y-%m-%dT%H:%M:%SZ"
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
 
 
+class TableFormat(StrEnum):
+    """What stdout gets of a table."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    markdown = "markdown"
+
+
+@dataclasses.dataclass
+class Collected:
+    """What came of a collection: rows as in `row`, what ended it early, where it goes on, how many there are in all."""
+
+    rows: list[Json] = dataclasses.field(default_factory=list)
+    stopped: BaseException | None = None
+    cursor: str | None = None
+    total: int | None = None
+
+
+async def collect(pages: Pages, chosen: Mapping[str, str], *, verdicts: bool = False) -> Collected:
+    """The rows of all `pages`; on a terminal it shows how far it is. Raises VirusTotalError when not even one came.
+
+    What came before a failure or a Ctrl-C is kept: `stopped` says why, `cursor` where it goes on.
+    """
+    from rich.console import Console
+
+    found = Collected()
+    try:
+        with Console(stderr=True).status("asking") if sys.stderr.isatty() else contextlib.nullcontext() as status:
+            async for items in pages:
+                found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+                hits = pages.meta.get("total_hits")
+                found.total = hits if isinstance(hits, int) else None
+                if status:
+                    status.update(f"{len(found.rows)} of {pages.limit or found.total or 'all'}")
+    except (VirusTotalError, asyncio.CancelledError) as error:
+        if not found.rows:
+            raise
+        found.stopped = error
+    found.cursor = pages.cursor
+    return found
+
+
 def columns(specs: Iterable[str]) -> dict[str, str]:
     """`--column` arguments as {name: JSONPath}: `NAME=$.a.b`, `$.a.b`, or an attribute's path (`pe_info.imphash`).
 
@@ -1287,6 +1295,30 @@ def to_terminal(frame: pd.DataFrame) -> str:
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def deliver(
+    frame: pd.DataFrame,
+    view: pd.DataFrame,
+    outputs: list[str],
+    form: TableFormat | None,
+    *,
+    raw: bool = False,
+    table: str = "virustotal",
+    below: str = "",
+) -> None:
+    """Writes the `outputs`, then prints the `form` (a table with `below` under it, unless there are outputs).
+
+    What people read, a terminal or a Markdown page, gets `view`, the telling columns; what programs read gets all.
+    """
+    for output in outputs:
+        write(view if output.endswith(".md") else frame, [output], raw=raw, table=table)
+    form = form or (None if outputs else TableFormat.table)
+    if form == TableFormat.table:
+        print(to_text(view, form) + below if len(frame) else "", end="")
+    elif form:
+        wanted = view if form == TableFormat.markdown else frame
+        print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:

@@ -109,25 +109,6 @@ COUNTED = [
 ]
 
 
-class Format(StrEnum):
-    """What stdout gets."""
-
-    table = "table"
-    csv = "csv"
-    jsonl = "jsonl"
-    markdown = "markdown"
-
-
-@dataclasses.dataclass
-class Found:
-    """What a search gave: rows as in `row`, what ended it early, where it goes on, how many match in all."""
-
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    stopped: BaseException | None = None
-    cursor: str | None = None
-    total: int | None = None
-
-
 async def search(
     client: VirusTotal,
     query: str,
@@ -137,34 +118,14 @@ async def search(
     order: str | None = None,
     verdicts: bool = False,
     cursor: str | None = None,
-) -> Found:
+) -> Collected:
     """The objects that match `query`, as rows, 300 a request. Raises VirusTotalError when not even one came.
 
     https://docs.virustotal.com/reference/intelligence-search; parts of a query are case sensitive: it goes as it is.
     """
     params = {"query": query} | ({"order": order} if order else {})
     pages = client.pages("/intelligence/search", params=params, limit=limit, cursor=cursor)
-    found = Found()
-    from rich.console import Console
-
-    shown = Console(stderr=True).status("searching") if sys.stderr.isatty() else contextlib.nullcontext()
-    try:
-        with shown as status:
-            async for items in pages:
-                found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
-                if status:
-                    status.update(f"{len(found.rows)} of {limit or total_hits(pages) or 'all'} objects")
-    except (VirusTotalError, asyncio.CancelledError) as error:
-        if not found.rows:
-            raise
-        found.stopped = error
-    found.cursor, found.total = pages.cursor, total_hits(pages)
-    return found
-
-
-def total_hits(pages: Pages) -> int | None:
-    """How many objects match in all, if VirusTotal says so."""
-    return hits if isinstance(hits := pages.meta.get("total_hits"), int) else None
+    return await collect(pages, chosen, verdicts=verdicts)
 
 
 async def search_to_dataframe(
@@ -231,7 +192,7 @@ def main(
     ] = None,
     verdicts: Annotated[bool, typer.Option("--verdicts", help="With the verdict of each engine.")] = False,
     form: Annotated[
-        Format | None,
+        TableFormat | None,
         typer.Option("--format", help="What stdout gets; table, unless there is an --output.", show_default=False),
     ] = None,
     output: Annotated[
@@ -248,7 +209,7 @@ def main(
         raise UsageError("the query is empty: it may read entity:file p:5+ tag:signed")
     check_outputs(outputs, resuming=bool(cursor))
 
-    async def work() -> tuple[Found, VirusTotal]:
+    async def work() -> tuple[Collected, VirusTotal]:
         async with VirusTotal(apikey) as client:
             threading.Thread(target=importlib.import_module, args=["pandas"]).start()  # while VirusTotal thinks
             found = await search(client, query, chosen, limit=limit, order=order, verdicts=verdicts, cursor=cursor)
@@ -256,15 +217,9 @@ def main(
 
     found, client = asyncio.run(work())
     frame = to_frame(found.rows, chosen)
-    # What people read, a terminal or a Markdown page, gets the telling columns; what programs read gets all.
-    view = telling(frame, chosen)
-    for path in outputs:
-        write(view if path.endswith(".md") else frame, [path], raw=raw, table=next(iter(frame["type"]), "virustotal"))
-    form = form or (None if outputs else Format.table)
-    if form == Format.table:
-        print(to_text(view, form) + counts(frame, chosen or COUNTED) if len(frame) else "", end="")
-    elif form:
-        print(to_text(view if form == Format.markdown else frame, form, raw=raw and not sys.stdout.isatty()), end="")
+    table = next(iter(frame["type"]), "virustotal")
+    below = counts(frame, chosen or COUNTED)
+    deliver(frame, telling(frame, chosen), outputs, form, raw=raw, table=table, below=below)
     of = f" of {found.total}" if found.total and found.total > len(frame) else ""
     return finish(f"{len(frame)}{of} objects", client, found.stopped, found.cursor)
 
@@ -714,6 +669,49 @@ ISO = "%Y-%m-%dT%H:%M:%SZ"
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
 
 
+class TableFormat(StrEnum):
+    """What stdout gets of a table."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+    markdown = "markdown"
+
+
+@dataclasses.dataclass
+class Collected:
+    """What came of a collection: rows as in `row`, what ended it early, where it goes on, how many there are in all."""
+
+    rows: list[Json] = dataclasses.field(default_factory=list)
+    stopped: BaseException | None = None
+    cursor: str | None = None
+    total: int | None = None
+
+
+async def collect(pages: Pages, chosen: Mapping[str, str], *, verdicts: bool = False) -> Collected:
+    """The rows of all `pages`; on a terminal it shows how far it is. Raises VirusTotalError when not even one came.
+
+    What came before a failure or a Ctrl-C is kept: `stopped` says why, `cursor` where it goes on.
+    """
+    from rich.console import Console
+
+    found = Collected()
+    try:
+        with Console(stderr=True).status("asking") if sys.stderr.isatty() else contextlib.nullcontext() as status:
+            async for items in pages:
+                found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+                hits = pages.meta.get("total_hits")
+                found.total = hits if isinstance(hits, int) else None
+                if status:
+                    status.update(f"{len(found.rows)} of {pages.limit or found.total or 'all'}")
+    except (VirusTotalError, asyncio.CancelledError) as error:
+        if not found.rows:
+            raise
+        found.stopped = error
+    found.cursor = pages.cursor
+    return found
+
+
 def columns(specs: Iterable[str]) -> dict[str, str]:
     """`--column` arguments as {name: JSONPath}: `NAME=$.a.b`, `$.a.b`, or an attribute's path (`pe_info.imphash`).
 
@@ -928,6 +926,30 @@ def to_terminal(frame: pd.DataFrame) -> str:
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def deliver(
+    frame: pd.DataFrame,
+    view: pd.DataFrame,
+    outputs: list[str],
+    form: TableFormat | None,
+    *,
+    raw: bool = False,
+    table: str = "virustotal",
+    below: str = "",
+) -> None:
+    """Writes the `outputs`, then prints the `form` (a table with `below` under it, unless there are outputs).
+
+    What people read, a terminal or a Markdown page, gets `view`, the telling columns; what programs read gets all.
+    """
+    for output in outputs:
+        write(view if output.endswith(".md") else frame, [output], raw=raw, table=table)
+    form = form or (None if outputs else TableFormat.table)
+    if form == TableFormat.table:
+        print(to_text(view, form) + below if len(frame) else "", end="")
+    elif form:
+        wanted = view if form == TableFormat.markdown else frame
+        print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
 
 
 def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
