@@ -28,6 +28,10 @@ vendor:
 record *command:
     "{{ uv }}" run scripts/replay.py --record "$@"
 
+# Measure feed_dump beside vt-py and beside what the machine can do
+bench *args:
+    "{{ uv }}" run tests/benchmarks/feed_dump_bench.py "$@"
+
 # Draw the README's picture from a run of the talk's query
 picture:
     "{{ uv }}" run .github/picture.py .github/output.svg

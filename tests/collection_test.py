@@ -156,6 +156,11 @@ def test_the_readme_names_every_script_with_its_command() -> None:
         assert named in [*NAMES, "NAME", "my_question"], f"the README speaks of {named}"
 
 
+def test_every_script_has_a_smoke_run_in_ci() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"scripts/(\w+)\.py", workflow)) == set(NAMES)
+
+
 def test_every_recipe_of_the_justfile_says_what_it_does() -> None:
     lines = (ROOT / "justfile").read_text(encoding="utf-8").splitlines()
     recipes = [n for n, line in enumerate(lines) if re.match(r"[a-z][\w-]*( [*+]?\w+)*:$", line)]
