@@ -7,6 +7,7 @@
 #     "jsonpath-ng>=1.7,<2",
 #     "msgspec>=0.20,<0.23",
 #     "pyarrow>=21,<27",
+#     "pyzipper>=0.3.6,<0.5",
 #     "rich>=14,<16",
 #     "tenacity>=9.1,<10",
 #     "typer>=0.27,<0.30",
@@ -39,6 +40,7 @@ import dataclasses
 import datetime
 import email.utils
 import functools
+import hashlib
 import heapq
 import json
 import math
@@ -46,8 +48,10 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import sys
+import tarfile
 import time
 import tomllib
 import urllib.parse
@@ -72,7 +76,8 @@ SUFFIXES = {"bz2": ".jsonl.bz2", "zst": ".jsonl.zst", "parquet": ".parquet"}
 NOT_YET = ("NotAvailableYet", "NotAvailableYetError")  # both have been seen
 ROW = 3  # one missing minute is normal, "several in a row" are not (VirusTotal's words)
 POLL = 20.0  # seconds between two looks for the next minute, of which there is one a minute
-RETRY = 3600.0  # seconds after which a follower asks again for what failed
+NOWHERE = 120  # 404s in a row after which no minute is believed to come
+RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
 BLOCK = 1 << 20  # bytes of JSON decompressed at a time: bzip2 works in blocks of 900 kB
 
@@ -86,6 +91,8 @@ class Dump:
     format: str = "bz2"
     where: str = ""
     columns: tuple[tuple[str, str, str], ...] = ()  # of parquet: name, JSONPath, type ("" to be settled)
+    artifacts: tuple[str, ...] = ()  # keys of LINKS
+    recheck: bool = False  # ask again for the minutes marked as missing
 
     def path(self, minute: int, suffix: str = "") -> Path:
         """The file of a `minute` (whole minutes since 1970, UTC).
@@ -96,10 +103,23 @@ class Dump:
         name = f"{'_' if suffix else ''}{at:%Y%m%d%H%M}{suffix or SUFFIXES[self.format]}"
         return Path(self.out) / f"date={at:%Y-%m-%d}" / f"hour={at:%H}" / name
 
+    def done(self, minute: int) -> bool:
+        """Whether the directory has the minute and all the artifacts wanted of it, or the word that there is none."""
+        if not self.path(minute).exists():
+            return not self.recheck and self.path(minute, ".missing").exists()
+        if not self.artifacts:
+            return True
+        try:
+            index = json.loads((self.path(minute, ".artifacts") / "index.json").read_text(encoding="utf-8"))
+        except OSError:
+            return False
+        return set(self.artifacts) <= set(index["kinds"])
+
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a minute: published, present, missing (404), not-yet, failed, or stop (no minute would do better).
+    """What became of a minute: published, present, missing (404), not-yet, failed, by-minute (an hour without archive),
+    or stop (no minute would do better).
 
     `lines` counts the JSON lines that came, `kept` those written, `rejected` those that are not JSON, `misfits` the
     values that were no match for their column's type; `json` and `size` are bytes before and after compression.
@@ -115,6 +135,8 @@ class Outcome:
     misfits: int = 0
     json: int = 0
     size: int = 0
+    artifacts: int = 0
+    unfinished: str = ""  # what is still to be had of a minute that is published
     requests: int = 0
 
 
@@ -435,7 +457,28 @@ class RejectedError(ValueError):
 
 # A minute: asked for, verified, published.
 
-Work = Callable[..., Awaitable[Any]]
+
+@dataclasses.dataclass
+class Means:
+    """What fetching takes: a client, `work` that runs a function on another core, a bound on artifacts at once."""
+
+    client: VirusTotal
+    work: Callable[..., Awaitable[Any]]
+    gate: asyncio.Semaphore
+
+    async def retrying(self, what: str, once: Callable[[], Awaitable[Any]]) -> Any:
+        """Calls `once` again while what it raises heals; a ValueError (a broken body) does. Messages name `what`."""
+
+        async def named() -> Any:
+            try:
+                return await once()
+            except VirusTotalError as error:
+                error.message = f"{what}: {error.message}"
+                raise
+            except ValueError as error:
+                raise VirusTotalError("BrokenBody", f"{what}: {error}", heals=True) from None
+
+        return await self.client.retrying()(named)
 
 
 async def download(client: VirusTotal, path: str, *args: str, to: Path) -> None:
@@ -454,36 +497,105 @@ async def download(client: VirusTotal, path: str, *args: str, to: Path) -> None:
         raise
 
 
-async def fetch(client: VirusTotal, work: Work, dump: Dump, minute: int) -> Outcome:
-    """One minute, from the server to its file. Whatever goes wrong is told by the outcome, never raised."""
-    final = dump.path(minute)
-    if final.exists():
-        return Outcome(minute, "present")
-    package = final.with_name(f".{os.urandom(6).hex()}.part")
+async def fetch(means: Means, dump: Dump, minute: int, unpacked: tuple[Path, str] | None = None) -> Outcome:
+    """One minute, from the server to its file, and its artifacts. What goes wrong is told by the outcome.
 
-    async def once() -> Outcome:
+    `unpacked` is its package out of an hourly archive and the form of that; a bad one is asked for by itself.
+    """
+    final = dump.path(minute)
+    package = beside(final)
+
+    async def once() -> Any:
+        nonlocal unpacked
+        if unpacked:
+            (path, form), unpacked = unpacked, None
+            with contextlib.suppress(ValueError):
+                return await means.work(publish, dump, minute, path, form=form)
+        await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
         try:
-            await download(client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
-            try:
-                return await work(publish, dump, minute, package)
-            except RejectedError:  # the line may have been hurt on its way: asked again once, then the good lines count
-                await download(client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
-                return await work(publish, dump, minute, package, accept=True)
-        except VirusTotalError as error:
-            error.message = f"{name(minute)}: {error.message}"
-            raise
-        except ValueError as error:
-            raise VirusTotalError("BrokenPackage", f"{name(minute)}: {error}", heals=True) from None
+            return await means.work(publish, dump, minute, package)
+        except RejectedError:  # the line may have been hurt on its way: asked again once, then the good lines count
+            await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
+            return await means.work(publish, dump, minute, package, accept=True)
 
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        return await client.retrying()(once)
+        if final.exists():
+            outcome = Outcome(minute, "present")
+        else:
+            outcome = await means.retrying(name(minute), once)
+        if dump.artifacts:
+            await fetch_artifacts(means, dump, outcome)
+        return outcome
     except VirusTotalError as error:
         return Outcome(minute, *verdict(error))
     except OSError as error:
         return Outcome(minute, "stop", str(error), 1)
     finally:
         package.unlink(missing_ok=True)
+
+
+async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
+    """The 60 minutes from `hour` on, out of the hourly archive; what it lacks or has broken is asked for by itself.
+
+    Without an archive the one outcome has the status "by-minute".
+    """
+    archive = Path(dump.out) / f".{os.urandom(6).hex()}.part"
+    packages: dict[int, tuple[Path, str]] = {}
+
+    async def once() -> Any:
+        await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
+        return await means.work(unpack, dump, hour, archive)
+
+    try:
+        packages = await means.retrying(f"hour {name(hour)[:10]}", once)
+        lacking = [minute for minute in range(hour, hour + 60) if not dump.done(minute)]
+        return list(await asyncio.gather(*(fetch(means, dump, minute, packages.get(minute)) for minute in lacking)))
+    except VirusTotalError as error:
+        status, reason, exit_code = verdict(error)
+        return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
+    except OSError as error:
+        return [Outcome(hour, "stop", str(error), 1)]
+    finally:
+        for path in [archive, *(path for path, _ in packages.values())]:
+            path.unlink(missing_ok=True)
+
+
+def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
+    """The packages of an hourly archive that the dump lacks, as temporary files: {minute: (path, bz2 or plain)}.
+
+    VirusTotal says that the archive holds the 60 packages, its example reads the members as plain JSON lines: both are
+    taken. A member is known by the minute in its name, which never becomes a path. Raises ValueError when it is broken.
+    """
+    packages: dict[int, tuple[Path, str]] = {}
+    try:
+        # Not tarfile's own r|bz2, which ends at the first bzip2 stream of several.
+        with bz2.open(archive) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
+            for member in tar:
+                found = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)
+                minute = int(moment(found[0]) // 60) if found else 0
+                source = tar.extractfile(member)
+                if source is None or not hour <= minute < hour + 60 or dump.path(minute).exists():
+                    continue
+                dump.path(minute).parent.mkdir(parents=True, exist_ok=True)
+                package = beside(dump.path(minute))
+                start = source.read(4)
+                packages[minute] = package, "bz2" if re.match(rb"BZh[1-9]", start) else "plain"
+                with open(package, "wb") as file:
+                    file.write(start)
+                    shutil.copyfileobj(source, file, CHUNK)
+    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        for path, _ in packages.values():
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # bz2 raises OSError without a number
+            raise
+        raise ValueError(f"bad tar.bz2: {error}") from None
+    return packages
+
+
+def beside(final: Path) -> Path:
+    """A temporary name in the folder of `final`, which `sweep` knows."""
+    return final.with_name(f".{os.urandom(6).hex()}.part")
 
 
 def verdict(error: VirusTotalError) -> tuple[str, str, int]:
@@ -498,7 +610,129 @@ def verdict(error: VirusTotalError) -> tuple[str, str, int]:
     return "failed", reason, 0
 
 
+# Artifacts: what the lines link to.
+
+LINKS = {"pcap": "pcap", "evtx": "evtx", "html": "html_report", "memdump": "memdump", "file": "download_url"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """An artifact of a line: its kind, the id of what it belongs to, where it is to be had, its name on disk."""
+
+    kind: str
+    id: str
+    url: str
+
+    @property
+    def name(self) -> str:
+        """A name of plain characters: an id of VirusTotal's holds spaces, or whatever its author liked."""
+        suffix = "zip" if self.kind == "file" else self.kind
+        if re.fullmatch(r"[0-9a-f]{64}", self.id):
+            return f"{self.id}.{suffix}"
+        plain = re.sub(r"[^A-Za-z0-9-]+", "_", self.id)[:100]
+        return f"{plain}-{hashlib.sha256(self.id.encode()).hexdigest()[:8]}.{suffix}"
+
+
+def links(dump: Dump, minute: int) -> list[Link]:
+    """What the lines of a published minute link to, of the kinds wanted. A name comes once."""
+    found: dict[str, Link] = {}
+    with open(dump.path(minute), "rb") as package:
+        for block in blocks(package, dump.format):
+            for line in filter(is_json, block.split(b"\n")):
+                item = parse(line)
+                context = item.get("context_attributes")
+                for kind in dump.artifacts:
+                    url = context.get(LINKS[kind]) if isinstance(context, dict) else None
+                    if isinstance(url, str) and url.startswith(("https://", "http://")):
+                        link = Link(kind, str(item.get("id")), url)
+                        found.setdefault(link.name, link)
+    return list(found.values())
+
+
+def store(part: Path, final: Path, link: Link) -> None:
+    """Gives a downloaded artifact its name. Raises ValueError when it is empty, or a sample that its hash belies.
+
+    A sample goes into a zip with the password "infected", as VirusTotal and the malware exchanges hand them out: no
+    click, thumbnailer or virus scanner on the way to it runs or removes it, and every analyst knows how to open it.
+    """
+    if not part.stat().st_size:
+        raise ValueError("an empty body")
+    with whole_file(final) as whole:
+        if link.kind != "file":
+            os.replace(part, whole)
+            return
+        import pyzipper  # type: ignore[import-untyped]
+
+        with open(part, "rb") as sample:
+            digest = hashlib.file_digest(sample, "sha256").hexdigest()
+            if re.fullmatch(r"[0-9a-f]{64}", link.id) and digest != link.id:
+                raise ValueError(f"not the sample, but one with SHA-256 {digest}")
+            sample.seek(0)
+            options = {"compression": pyzipper.ZIP_DEFLATED, "encryption": pyzipper.WZ_AES}
+            with pyzipper.AESZipFile(whole, "w", **options) as archive:
+                archive.setpassword(b"infected")
+                with archive.open(digest, "w", force_zip64=True) as member:
+                    shutil.copyfileobj(sample, member, CHUNK)
+
+
+async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
+    """Fetches what the minute's lines link to, beside it; writes index.json once nothing is left to be had.
+
+    The index names each file's id and kind, and what VirusTotal no longer has (404).
+    """
+    wanted = await means.work(links, dump, outcome.minute)
+    folder = dump.path(outcome.minute, ".artifacts")
+    folder.mkdir(exist_ok=True)
+    gone: dict[str, str] = {}
+    failed: list[VirusTotalError] = []
+    ended: list[VirusTotalError | OSError] = []
+
+    async def one(link: Link) -> None:
+        final = folder / link.name
+        part = beside(final)
+
+        async def once() -> None:
+            await download(means.client, link.url, to=part)
+            await means.work(store, part, final, link)
+
+        try:
+            async with means.gate:
+                if ended or final.exists():
+                    return
+                await means.retrying(f"{link.kind} of {link.id}", once)
+            outcome.artifacts += 1
+        except VirusTotalError as error:
+            status, reason, _ = verdict(error)
+            if status == "missing":
+                gone[link.name] = reason
+            else:
+                (ended if status == "stop" else failed).append(error)
+        except OSError as error:
+            ended.append(error)
+        finally:
+            part.unlink(missing_ok=True)
+
+    await asyncio.gather(*map(one, wanted), return_exceptions=True)
+    if ended:
+        raise ended[0]
+    if failed:
+        outcome.unfinished = f"{len(failed)} of {len(wanted)} artifacts failed, the first: {failed[0]}"
+        return
+    index = {
+        "kinds": dump.artifacts,
+        "files": {link.name: {"id": link.id, "kind": link.kind} for link in wanted if link.name not in gone},
+        "gone": gone,
+    }
+    with whole_file(folder / "index.json") as part:
+        part.write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
 # The run: which minutes, how many at a time, what became of them.
+
+
+# From a minute (True: an hour) to what became of it.
+Outcomes = list[Outcome]
+FetchUnit = Callable[[int, bool], Awaitable[Outcomes]]
 
 
 @dataclasses.dataclass
@@ -509,7 +743,7 @@ class Run:
     start: int
     stop: int | None
     follow: bool = False
-    recheck: bool = False
+    hourly: bool = False
     jobs: int = 8
     published: int = 0
     present: int = 0
@@ -521,18 +755,21 @@ class Run:
     not_yet: int | None = None  # the first minute that the server does not have yet
     ended: Outcome | None = None  # what ended the run early
 
-    def done(self, minute: int) -> bool:
-        """Whether the directory already has the minute, or the word that there is none."""
-        return self.dump.path(minute).exists() or (not self.recheck and self.dump.path(minute, ".missing").exists())
-
-    def wanted(self) -> Iterator[int]:
-        """The minutes to fetch, oldest first, looked up on disk when their turn comes."""
+    def wanted(self) -> Iterator[tuple[int, bool]]:
+        """The minutes to fetch, oldest first, looked up on disk when their turn comes; True: the hour from it on."""
         minute = self.start
         while self.stop is None or minute < self.stop:
-            if self.done(minute):
+            if self.hourly and minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop):
+                lacking = sum(not self.dump.done(each) for each in range(minute, minute + 60))
+                if lacking > 30:  # else the archive is more to carry than what is lacking
+                    self.present += 60 - lacking
+                    yield minute, True
+                    minute += 60
+                    continue
+            if self.dump.done(minute):
                 self.present += 1
             else:
-                yield minute
+                yield minute, False
             minute += 1
 
     @property
@@ -540,13 +777,13 @@ class Run:
         """Whether the first file is still to settle the types of the columns."""
         return any(not kind for _, _, kind in self.dump.columns)
 
-    async def go(self, fetch_one: Callable[[int], Awaitable[Outcome]]) -> None:
+    async def go(self, fetch_one: FetchUnit) -> None:
         """Fetches every minute wanted, `jobs` at a time. A cancelled run still counts what its workers finish."""
-        again: list[int] = []  # a heap of minutes to ask for once more
+        again: list[tuple[int, bool]] = []  # a heap of what to ask for once more
         todo = self.wanted()
-        running: set[asyncio.Future[Outcome]] = set()
+        running: set[asyncio.Future[Outcomes]] = set()
         streak = 1  # successes since the server last had nothing: it is probed with one request, not with all
-        in_a_row = 0  # failures
+        in_a_row = nowhere = 0  # failures, and 404s, one after the other
         retried = time.monotonic()
         pause = 0.0
         try:
@@ -556,47 +793,63 @@ class Run:
                     if pause:
                         await asyncio.sleep(pause)
                         pause = 0.0
-                    minute = heapq.heappop(again) if again else next(todo, None)
-                    if minute is None or (not self.follow and self.not_yet is not None and minute >= self.not_yet):
+                    unit = heapq.heappop(again) if again else next(todo, None)
+                    if unit is None or (not self.follow and self.not_yet is not None and unit[0] >= self.not_yet):
                         break
-                    running.add(asyncio.ensure_future(fetch_one(minute)))
+                    running.add(asyncio.ensure_future(fetch_one(*unit)))
                 if not running:
                     break
                 finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for outcome in sorted((task.result() for task in finished), key=lambda o: o.minute):
+                outcomes = [outcome for task in finished for outcome in task.result()]
+                for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
                     if outcome.status == "not-yet":
                         streak, pause = 0, POLL
                         if self.follow:
-                            heapq.heappush(again, outcome.minute)
+                            heapq.heappush(again, (outcome.minute, False))
+                    elif outcome.status == "by-minute":
+                        for minute in range(outcome.minute, outcome.minute + 60):
+                            if not self.dump.done(minute):
+                                heapq.heappush(again, (minute, False))
                     elif outcome.status == "failed":
                         in_a_row += 1
-                        pause = POLL if self.follow and in_a_row >= self.jobs else 0.0
                     else:
                         streak, in_a_row = streak + 1, 0
+                        nowhere = nowhere + 1 if outcome.status == "missing" else 0
                 if not self.follow:
                     pause = 0.0
-                    if in_a_row >= max(10, 2 * self.jobs):
-                        self.ended = Outcome(0, "failed", f"{in_a_row} minutes in a row failed", 3)
-                elif pause and self.failed and time.monotonic() - retried > RETRY:
+                    if nowhere >= NOWHERE or in_a_row >= max(10, 2 * self.jobs):
+                        what = "could not be found" if nowhere >= NOWHERE else "failed"
+                        self.ended = self.ended or Outcome(
+                            0, "", f"{max(nowhere, in_a_row)} minutes in a row {what}", 3
+                        )
+                elif nowhere >= NOWHERE or in_a_row >= self.jobs:  # an outage: it is probed until it ends
+                    streak, pause = 0, POLL
+                if pause and self.failed and time.monotonic() - retried > RETRY:
                     # A follower is not started anew for weeks, and what failed is gone in 7 days.
                     retried = time.monotonic()
                     for minute in sorted(m for m in self.failed if m > self.newest - 7 * 1440):
-                        heapq.heappush(again, minute)
-                    self.failed -= set(again)
+                        heapq.heappush(again, (minute, False))
+                    self.failed -= {minute for minute, _ in again}
         finally:
             for task in running:
                 task.cancel()
             for late in await asyncio.gather(*running, return_exceptions=True):
-                if isinstance(late, Outcome):
-                    self.record(late)
+                for outcome in late if isinstance(late, list) else []:
+                    self.record(outcome)
 
     def record(self, outcome: Outcome) -> None:
         """Counts an outcome, says what is unusual, and marks the minute that is missing."""
         minute, tally = outcome.minute, self.tally
         tally.requests += outcome.requests
+        tally.artifacts += outcome.artifacts
+        if outcome.unfinished:
+            self.failed.add(minute)
+            say(f"{name(minute)}: {outcome.unfinished}")
         if outcome.status == "published":
             self.published += 1
+            self.failed.discard(minute)
+            self.gone.discard(minute)
             self.newest = max(self.newest, minute)
             for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
                 setattr(tally, field, getattr(tally, field) + getattr(outcome, field))
@@ -614,24 +867,25 @@ class Run:
         elif outcome.status == "failed":
             self.failed.add(minute)
             say(f"{name(minute)} failed: {outcome.reason}")
-        else:
+        elif outcome.status == "stop":
             self.failed.add(minute)
             self.ended = self.ended or outcome
 
     def mark_missing(self, minute: int) -> None:
         """Marks a 404; several in a row are no missing minutes but a failure, and lose their marks."""
-        row = {minute}
+        row, longer = {minute}, False
         for step in (-1, 1):
             at = minute + step
-            while at in self.gone or self.dump.path(at, ".missing").exists():
+            while self.dump.path(at, ".missing").exists():
                 row.add(at)
                 at += step
-        if len(row) < ROW:
+            longer |= at in self.gone
+        if len(row) < ROW and not longer:
             with whole_file(self.dump.path(minute, ".missing")) as marker:
                 marker.write_bytes(b"")
             self.missing += 1
             return
-        if len(row) == ROW:
+        if not longer:
             say(f"{ranges(row)}: not found, {ROW} or more in a row (older than 7 days, or VirusTotal has a gap)")
         for at in row:
             if (marker := self.dump.path(at, ".missing")).exists():
@@ -718,45 +972,144 @@ def pool(dump: Dump) -> Executor:
     return ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), quietly)
 
 
+def unit_fetcher(dump: Callable[[], Dump], client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
+    """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work."""
+
+    async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(function, *args, **kwargs)
+        future = asyncio.get_running_loop().run_in_executor(workers, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:  # the minute in hand is finished; it takes a second
+            await asyncio.wait([future])
+            if future.exception():
+                raise
+            return future.result()
+
+    means = Means(client, work, asyncio.Semaphore(bound))
+
+    async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
+        return await fetch_hour(means, dump(), minute) if hour else [await fetch(means, dump(), minute)]
+
+    return fetch_one
+
+
+def on_worker(fields: dict[str, Any], minute: int, hour: bool, host: str | None) -> list[dict[str, Any]]:
+    """A Dask task: one minute or hour, on a worker that sees the same directory and has a key of its own.
+
+    The key is the worker's (VT_API_KEY or ~/.vt.toml there): it is in no task, no task's name and no log.
+    """
+    dump = Dump(**fields)
+
+    async def run() -> list[Outcome]:
+        async with VirusTotal(host=host) as client:
+            outcomes = await unit_fetcher(lambda: dump, client, None, 16)(minute, hour)
+            outcomes[0].requests += client.requests
+            return outcomes
+
+    try:
+        with open(Path(dump.out) / ".feed_dump", "rb+") as file:  # which says that the directory is the same one
+            lock(file, shared=True)
+            outcomes = asyncio.run(run())
+    except (UsageError, OSError) as error:
+        outcomes = [Outcome(minute, "stop", f"a worker: {error}", 2 if isinstance(error, UsageError) else 1)]
+    return [dataclasses.asdict(outcome) for outcome in outcomes]
+
+
+async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Callable[[], Dump], scheduler: str) -> FetchUnit:
+    """Like unit_fetcher, over the workers of a Dask scheduler. Raises UsageError when there is none, or no Dask."""
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("--scheduler takes Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py …") from None
+    try:
+        cluster = await stack.enter_async_context(distributed.Client(scheduler, asynchronous=True, timeout=30))
+        # The workers import this very file, whether they have it or not; one that comes later gets it too.
+        await cluster.register_plugin(distributed.diagnostics.plugin.UploadFile(__file__))
+    except Exception as error:  # no scheduler, or workers that lack what the script imports
+        reason = str(error) or type(error).__name__
+        raise UsageError(f"--scheduler {scheduler}: {reason}") from None
+    module, this_run = Path(__file__).stem, os.urandom(4).hex()
+
+    # A nested function travels by value: the scheduler need not import this script.
+    def task(*args: Any) -> Any:
+        import importlib
+
+        return importlib.import_module(module).on_worker(*args)
+
+    async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
+        key = f"feed_dump-{dump().feed}-{name(minute)}{'-hour' * hour}-{this_run}-{os.urandom(2).hex()}"
+        args = (dataclasses.asdict(dump()), minute, hour, os.environ.get("VT_HOST"))
+        try:
+            # A dead worker's tasks go to another; what it had already published, the directory tells that one.
+            outcomes = await cluster.submit(task, *args, key=key, pure=False, retries=2)
+        except Exception as error:
+            return [Outcome(minute, "by-minute" if hour else "failed", f"{type(error).__name__}: {error}")]
+        return [Outcome(**outcome) for outcome in outcomes]
+
+    return fetch_one
+
+
 async def feed_dump(
-    dump: Dump,
-    start: int,
-    stop: int | None,
-    *,
-    follow: bool = False,
-    recheck: bool = False,
-    jobs: int = 0,
-    apikey: str = "",
-) -> Run:
+    dump: Dump, start: int, stop: int | None, *, follow: bool = False, hourly: bool = False, jobs: int = 0,
+    scheduler: str = "", apikey: str = "",
+) -> Run:  # fmt: skip
     """Fetches the minutes from `start` to `stop` (excluded; None: to what the server has) into `dump.out`.
 
-    The Run tells what became of them; its `ended` says why it stopped early, if it did.
+    The Run tells what became of them; its `ended` says why it stopped early, if it did. `follow` never stops.
     """
-    with claimed(dump), pool(dump) as workers:
+    with claimed(dump):
         known = settled(dump) if dump.columns else dump
-        run = Run(known, start, stop, follow, recheck, jobs or 4 * (os.cpu_count() or 1))
-
-        async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            future = asyncio.get_running_loop().run_in_executor(workers, functools.partial(function, *args, **kwargs))
-            try:
-                return await asyncio.shield(future)
-            except asyncio.CancelledError:  # the minute in hand is finished; it takes a second
-                await asyncio.wait([future])
-                if future.exception():
-                    raise
-                return future.result()
-
-        async with VirusTotal(apikey) as client:
-
-            async def fetch_one(minute: int) -> Outcome:
-                return await fetch(client, work, run.dump, minute)
-
+        run = Run(known, start, stop, follow, hourly, jobs or 4 * (os.cpu_count() or 1))
+        async with contextlib.AsyncExitStack() as stack:
+            client = None
+            if scheduler:
+                fetch_one = await task_fetcher(stack, lambda: run.dump, scheduler)
+            else:
+                workers = stack.enter_context(pool(dump))
+                client = await stack.enter_async_context(VirusTotal(apikey))
+                fetch_one = unit_fetcher(lambda: run.dump, client, workers, 2 * run.jobs)
+            shown = asyncio.create_task(show(run))
             try:
                 await run.go(fetch_one)
             except asyncio.CancelledError:
-                run.ended = Outcome(0, "interrupted", "interrupted", 130)
-            run.tally.requests += client.requests
+                run.ended = Outcome(0, "", "interrupted", 130)
+            finally:
+                shown.cancel()
+                await asyncio.gather(shown, return_exceptions=True)
+            run.tally.requests += client.requests if client else 0
     return run
+
+
+async def show(run: Run) -> None:
+    """Shows how far `run` is until cancelled: live on a terminal, else a line a minute."""
+    last, before = time.monotonic(), (0, 0)
+    rate = ""
+
+    def status() -> str:
+        total = f" of {run.stop - run.start}" if run.stop else ""
+        text = f"{run.published + run.present} minutes{total}, {run.tally.lines} lines, {run.tally.json / 1e9:.2f} GB"
+        if run.newest:
+            lag = max(0, int(time.time() // 60) - run.newest)
+            text += f"; at {name(run.newest)}, {lag // 60} h {lag % 60:02d} min behind now{rate}"
+        return text + (f"; {len(run.failed)} failed" if run.failed else "")
+
+    live = sys.stderr.isatty()
+    with contextlib.ExitStack() as stack:
+        if live:
+            from rich.console import Console
+
+            shown = stack.enter_context(Console(stderr=True).status(""))
+        while True:
+            await asyncio.sleep(0.5 if live else 60)
+            if (elapsed := time.monotonic() - last) >= 10:
+                minutes, data = run.published - before[0], run.tally.json - before[1]
+                rate = f"; {minutes / elapsed * 60:.1f} minutes/min, {data / elapsed / 1e6:.1f} MB/s"
+                last, before = time.monotonic(), (run.published, run.tally.json)
+            if live:
+                shown.update(status())
+            else:
+                say(status())
 
 
 def verify(out: Path) -> int:
@@ -820,6 +1173,9 @@ def main(
     start: Annotated[str, typer.Option("--from", help="The first minute: YYYYMMDDhhmm, ISO 8601, 90m, 3h, 7d.")] = "",
     stop: Annotated[str, typer.Option("--to", help="The minute to stop before. [default: what there is]")] = "",
     out: Annotated[Path | None, typer.Option(help="The dump's directory. [default: the feed's name]")] = None,
+    hourly: Annotated[
+        bool, typer.Option("--hourly", help="Whole hours from the hourly archives: 60 times fewer requests.")
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Catch up, then keep pace, until interrupted.")] = False,
     recheck_missing: Annotated[bool, typer.Option("--recheck-missing", help="Ask for 404 minutes again.")] = False,
     form: Annotated[str, typer.Option("--format", help="bz2 (as published), zst or parquet.")] = "bz2",
@@ -828,6 +1184,13 @@ def main(
         list[str] | None,
         typer.Option(help="A column of parquet: NAME=JSONPATH, NAME:TYPE=JSONPATH, or an attribute's path."),
     ] = None,
+    artifacts: Annotated[
+        str, typer.Option(help="Of file_behaviours, fetch these beside the minute: pcap,evtx,html,memdump.")
+    ] = "",
+    samples: Annotated[
+        bool, typer.Option("--files", help="Of files, fetch the samples too, each in a zip (password: infected).")
+    ] = False,
+    scheduler: Annotated[str, typer.Option(help="A Dask scheduler whose workers fetch, e.g. tcp://host:8786.")] = "",
     jobs: Annotated[int, typer.Option(help="Minutes in hand at once. [default: 4 a core]", show_default=False)] = 0,
     apikey: Annotated[str, typer.Option(help="Better: VT_API_KEY or ~/.vt.toml.")] = "",
 ) -> int:
@@ -849,9 +1212,20 @@ def main(
     first, last = int(moment(start) // 60), math.ceil(moment(stop) / 60) if stop else None
     if last is not None and last <= first:
         raise UsageError(f"--from {start} is not before --to {stop}")
-    dump = Dump(feed, str(out or feed), form, where and checked("--where", where), chosen)
+    kinds = {kind.strip() for kind in artifacts.split(",")} - {""}
+    if unknown := kinds - LINKS.keys() | kinds & {"file"}:
+        raise UsageError(f"--artifacts {','.join(sorted(unknown))}: of pcap, evtx, html, memdump")
+    if (kinds and feed != "file_behaviours") or (samples and feed != "files"):
+        raise UsageError("--artifacts is for file_behaviours, --files for files: other lines have no such links")
+    kinds |= {"file"} if samples else set()
+    if kinds and form == "parquet":
+        raise UsageError("parquet keeps columns, not the lines with the links: artifacts go with bz2 and zst")
+    folder = str(Path(out or feed).resolve())
+    dump = Dump(feed, folder, form, where and checked("--where", where), chosen, tuple(sorted(kinds)), recheck_missing)
     began = time.monotonic()
-    run = asyncio.run(feed_dump(dump, first, last, follow=follow, recheck=recheck_missing, jobs=jobs, apikey=apikey))
+    run = asyncio.run(
+        feed_dump(dump, first, last, follow=follow, hourly=hourly, jobs=jobs, scheduler=scheduler, apikey=apikey)
+    )
     return summary(run, time.monotonic() - began)
 
 
@@ -859,10 +1233,11 @@ def summary(run: Run, seconds: float) -> int:
     """Says what the run did, what is missing and why; returns the exit code."""
     tally = run.tally
     kept = f", {tally.kept} kept" if run.dump.where else ""
+    beside = f", {tally.artifacts} artifacts" if run.dump.artifacts else ""
     data = f"{tally.json / 1e6:.1f} MB of JSON, {tally.size / 1e6:.1f} MB on disk"
     done = (
         f"{run.published} minutes ({tally.lines} lines{kept}, {data}), {run.present} were there, "
-        f"{run.missing} missing, {tally.requests} requests, {seconds:.0f} s"
+        f"{run.missing} missing{beside}, {tally.requests} requests, {seconds:.0f} s"
     )
     lacks = []
     if run.failed:
