@@ -2,7 +2,7 @@
 uv := env("UV", "uv")
 # The same date as in the scripts' headers: no newer package, so that what passed once passes again.
 newest := "2026-11-15T00:00:00Z"
-tests := "--no-project --isolated --python '>=3.11' --exclude-newer " + newest + " --with pytest --with mypy --with ruff --with cogapp"
+tests := "--no-project --isolated --python '>=3.11' --exclude-newer " + newest + " --with pytest --with pytest-xdist --with mypy --with ruff --with cogapp"
 
 set positional-arguments
 
@@ -13,7 +13,7 @@ default:
 
 # Run all that must hold (or what pytest is told: `just test -k replay`), in an environment of the scripts' own headers
 test *args:
-    "{{ uv }}" run {{ tests }} $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest "$@"
+    "{{ uv }}" run {{ tests }} $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest -n 4 --dist worksteal "$@"
 
 # Format, and mend what ruff can mend
 format:

@@ -286,7 +286,8 @@ async def replay(command: list[str], folder: Path, *, record: bool = False) -> i
         await runner.cleanup()
         if recorder:
             saved = sum(map(len, recorder.saved.values()))
-            say(f"{saved} exchanges recorded in {folder}, {recorder.client.requests} requests")
+            asked_for = f"{recorder.client.requests} request{'s' * (recorder.client.requests != 1)}"
+            say(f"{saved} exchange{'s' * (saved != 1)} recorded in {folder}, {asked_for}")
             await recorder.client.close_async()
 
 
