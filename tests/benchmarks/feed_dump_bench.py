@@ -125,7 +125,7 @@ def report(seed: random.Random) -> dict[str, Any]:
     link = f"https://www.virustotal.com/api/v3/files/{sha256}"
     results = {engine: verdict(engine) for engine in ENGINES}
     attributes = {
-        "names": [f"{name('-')}{digits(16)}.exe" for _ in several(1, 2, 5, 20, 80, 200)],
+        "names": [f"{name('-')}{digits(16)}.exe" for _ in several(1, 2, 5, 20, 80)],
         "md5": digits(32),
         "sha1": digits(40),
         "sha256": sha256,
@@ -147,6 +147,16 @@ def report(seed: random.Random) -> dict[str, Any]:
             "CodeSize": str(seed.randrange(10**6)),
             "CompanyName": f"{name(' Ltd.')} ©",
             "EntryPoint": "0x" + digits(4),
+            **{f"{word.title()}Version": f"{seed.randrange(99)}.{seed.randrange(9)}" for word in WORDS[:20]},
+        },
+        "sandbox_verdicts": {
+            f"{word.title()} Box": {
+                "category": seed.choice(["malicious", "harmless"]),
+                "confidence": seed.randrange(100),
+                "malware_classification": [family.upper()],
+                "sandbox_name": f"{word.title()} Box",
+            }
+            for word in seed.sample(WORDS[:8], seed.randrange(5))
         },
         "crowdsourced_yara_results": [
             {
@@ -202,13 +212,13 @@ def report(seed: random.Random) -> dict[str, Any]:
                     "sha256": digits(64),
                     "type": "RT_ICON",
                 }
-                for _ in several(5, 20, 40, 90, 200)
+                for _ in several(5, 10, 20, 40, 90)
             ],
         }
     else:
         attributes["androguard"] = {
-            "Activities": [f"com.{name('.')}{name('Activity')}" for _ in several(20, 60, 200, 400)],
-            "StringsInformation": [f"https://{name('.com')}/{digits(12)}" for _ in several(20, 100, 300)],
+            "Activities": [f"com.{name('.')}{name('Activity')}" for _ in several(20, 60, 120, 200)],
+            "StringsInformation": [f"https://{name('.com')}/{digits(12)}" for _ in several(5, 20, 80)],
             "permission_details": {
                 f"android.permission.{word.upper()}": {
                     "full_description": f"Allows the application to {word} the device and to read what others left.",
@@ -367,6 +377,8 @@ class Bench:
         ranges = {self.big: (minutes, packages), self.small: (max(GROWTH), small)}
         self.server = SPAWN.Process(target=serve, args=(ranges, there), daemon=True)
         self.server.start()
+        if not here.poll(30):
+            raise SystemExit("the local server does not start")
         self.url = here.recv()
         sizes = sorted(len(line) / 1e3 for body in bodies for line in body.splitlines())
         self.about = (
