@@ -159,11 +159,11 @@ def ranges(minutes: set[int]) -> str:
 
 def moment(text: str, now: float | None = None) -> float:
     """UNIX seconds of YYYYMMDDhhmm, an ISO 8601 time (UTC if it names no zone) or an age before `now`: 90m, 3h, 7d."""
-    if age := re.fullmatch(r"(\d+)([mhd])", text.strip()):
-        ago = int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
-        return (time.time() if now is None else now) - ago
     try:
-        if re.fullmatch(r"\d{12}", text.strip()):
+        if age := re.fullmatch(r"(\d+)([mhd])", text.strip()):
+            at = datetime.datetime.fromtimestamp(time.time() if now is None else now, datetime.UTC)
+            at -= datetime.timedelta(**{{"m": "minutes", "h": "hours", "d": "days"}[age[2]]: int(age[1])})
+        elif re.fullmatch(r"\d{12}", text.strip()):
             at = datetime.datetime.strptime(text.strip(), "%Y%m%d%H%M")
         else:
             at = datetime.datetime.fromisoformat(text.strip())
@@ -753,6 +753,8 @@ class Run:
     failed: set[int] = dataclasses.field(default_factory=set)
     gone: set[int] = dataclasses.field(default_factory=set)  # those of them that are 404s in a row
     not_yet: int | None = None  # the first minute that the server does not have yet
+    untried: set[int] = dataclasses.field(default_factory=set)  # what was still in hand when the run ended early
+    untried_from: int | None = None  # and the first minute that was not
     ended: Outcome | None = None  # what ended the run early
 
     def wanted(self) -> Iterator[tuple[int, bool]]:
@@ -781,7 +783,7 @@ class Run:
         """Fetches every minute wanted, `jobs` at a time. A cancelled run still counts what its workers finish."""
         again: list[tuple[int, bool]] = []  # a heap of what to ask for once more
         todo = self.wanted()
-        running: set[asyncio.Future[Outcomes]] = set()
+        running: dict[asyncio.Future[Outcomes], tuple[int, bool]] = {}
         streak = 1  # successes since the server last had nothing: it is probed with one request, not with all
         in_a_row = nowhere = 0  # failures, and 404s, one after the other
         retried = time.monotonic()
@@ -796,10 +798,12 @@ class Run:
                     unit = heapq.heappop(again) if again else next(todo, None)
                     if unit is None or (not self.follow and self.not_yet is not None and unit[0] >= self.not_yet):
                         break
-                    running.add(asyncio.ensure_future(fetch_one(*unit)))
+                    running[asyncio.ensure_future(fetch_one(*unit))] = unit
                 if not running:
                     break
-                finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    del running[task]
                 outcomes = [outcome for task in finished for outcome in task.result()]
                 for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
@@ -812,7 +816,7 @@ class Run:
                             if not self.dump.done(minute):
                                 heapq.heappush(again, (minute, False))
                     elif outcome.status == "failed":
-                        in_a_row += 1
+                        streak, in_a_row = streak + 1, in_a_row + 1
                     else:
                         streak, in_a_row = streak + 1, 0
                         nowhere = nowhere + 1 if outcome.status == "missing" else 0
@@ -834,22 +838,32 @@ class Run:
         finally:
             for task in running:
                 task.cancel()
-            for late in await asyncio.gather(*running, return_exceptions=True):
-                for outcome in late if isinstance(late, list) else []:
-                    self.record(outcome)
+            late = await asyncio.gather(*running, return_exceptions=True)
+            for unit, ended in zip(running.values(), late, strict=True):
+                if isinstance(ended, list):
+                    for outcome in ended:
+                        self.record(outcome)
+                else:
+                    again.append(unit)
+            for minute, hour in again:
+                if self.not_yet is None or minute < self.not_yet:
+                    self.untried.update(range(minute, minute + (60 if hour else 1)))
+            if self.not_yet is None and (unit := next(todo, None)):
+                self.untried_from = unit[0]
 
     def record(self, outcome: Outcome) -> None:
         """Counts an outcome, says what is unusual, and marks the minute that is missing."""
         minute, tally = outcome.minute, self.tally
         tally.requests += outcome.requests
         tally.artifacts += outcome.artifacts
+        if outcome.status in ("published", "present"):
+            self.failed.discard(minute)
+            self.gone.discard(minute)
         if outcome.unfinished:
             self.failed.add(minute)
             say(f"{name(minute)}: {outcome.unfinished}")
         if outcome.status == "published":
             self.published += 1
-            self.failed.discard(minute)
-            self.gone.discard(minute)
             self.newest = max(self.newest, minute)
             for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
                 setattr(tally, field, getattr(tally, field) + getattr(outcome, field))
@@ -1242,6 +1256,8 @@ def summary(run: Run, seconds: float) -> int:
     lacks = []
     if run.failed:
         lacks.append(f"failed: {ranges(run.failed)}; run again to fetch them")
+    if rest := [ranges(run.untried)] * bool(run.untried) + [f"{name(at)} and later" for at in [run.untried_from] if at]:
+        lacks.append(f"not fetched: {', '.join(rest)}")
     if run.stop and run.not_yet is not None and not run.follow:
         lacks.append(f"not available yet: {name(run.not_yet)} and later")
     if tally.rejected:
@@ -1397,6 +1413,9 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
 Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
 
 
+FRUITLESS = 100  # the most pages in a row that hold nothing new: some are normal, and each is paid for
+
+
 class VirusTotalError(vt.APIError):
     """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
 
@@ -1484,21 +1503,35 @@ class VirusTotal(vt.Client):
                     raise await self._error(response)
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            mends = not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.TooManyRedirects))
+            lasting = (
+                aiohttp.ClientSSLError,
+                aiohttp.InvalidURL,
+                aiohttp.NonHttpUrlClientError,
+                aiohttp.TooManyRedirects,
+            )
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            message = str(error).replace(self._apikey, "[key]") or "no answer in time"
-            raise VirusTotalError(type(error).__name__, message, heals=mends, sent=sent) from None
+            message = self._redacted(str(error)) or "no answer in time"
+            raise VirusTotalError(
+                type(error).__name__, message, heals=not isinstance(error, lasting), sent=sent
+            ) from None
+
+    def _redacted(self, text: str) -> str:
+        """`text` without the key, in whichever case it was echoed."""
+        return re.sub(re.escape(self._apikey), "[key]", text, flags=re.IGNORECASE)
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
-        # The key goes before anything is cut: WrongCredentialsError has echoed it.
-        status, text = response.status, (await response.text(errors="replace")).replace(self._apikey, "[key]")
+        # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
+        status, text = response.status, (await response.read()).decode(errors="replace")
         try:
-            code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
+            said = json.loads(text)["error"]
+            code, message = str(said["code"]), str(said.get("message"))
             broken = False
-        except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
-            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a proxy's HTML, or half an answer
+            # The key goes before anything is cut: WrongCredentialsError has echoed it.
+            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
+        code, message = self._redacted(code), self._redacted(message)  # JSON may have spelled it in escapes
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -1571,14 +1604,14 @@ class Pages:
 
     async def __aiter__(self) -> AsyncIterator[list[Json]]:
         # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
-        offset, colon, at = (self.cursor or "").partition(":")
-        if not (colon and offset.isdecimal()):
-            offset, at = "0", self.cursor or ""
-        skip, left = int(offset), self.limit or float("inf")
+        resumed = re.match(r"([0-9]{1,9}):", self.cursor or "")
+        skip, at = (int(resumed[1]), (self.cursor or "")[resumed.end() :]) if resumed else (0, self.cursor or "")
+        left = self.limit or float("inf")
         # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
         highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
         known: set[str] = set()
         cursors = {at}
+        fruitless = 0
 
         def fetch() -> asyncio.Task[Json]:
             params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
@@ -1590,7 +1623,7 @@ class Pages:
                 answer = await page
                 meta, data = answer.get("meta") or {}, answer.get("data") or []
                 data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
-                if not isinstance(meta, dict) or not all(isinstance(item, dict) for item in data):
+                if not (isinstance(meta, dict) and isinstance(data, list) and all(isinstance(i, dict) for i in data)):
                     raise VirusTotalError("BrokenAnswer", f"what {self.path} answers are no objects")
                 self.meta = meta
                 items: list[Json] = []
@@ -1604,8 +1637,11 @@ class Pages:
                         items.append(item)
                 left -= len(items)
                 after = str(self.meta.get("cursor") or "")
-                self.cursor = f"{taken}:{at}" if taken < len(data) else after or None
+                self.cursor = resume_point(at, taken) if taken < len(data) else resume_point(after)
                 more, repeated = left > 0 and bool(self.cursor), after in cursors
+                fruitless = 0 if items else fruitless + 1
+                if more and fruitless == FRUITLESS:
+                    raise VirusTotalError("NothingNew", f"{fruitless} pages in a row held nothing new")
                 if more and not repeated:
                     skip, at = 0, after
                     cursors.add(at)
@@ -1649,7 +1685,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -1665,6 +1701,12 @@ def decode(body: bytes) -> Json:
     if not isinstance(answer, dict):
         raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def resume_point(cursor: str, offset: int = 0) -> str | None:
+    """Where pages go on: at `cursor` (None: there is none), or `offset` items after it."""
+    ambiguous = re.match(r"[0-9]{1,9}:", cursor)  # VirusTotal's own cursor may read like OFFSET:CURSOR
+    return f"{offset}:{cursor}" if offset or ambiguous else cursor or None
 
 
 def resumption(cursor: str | None) -> str:

@@ -1,0 +1,163 @@
+"""What the lines link to: beside the minute, under safe names, whole or absent, the key for one host only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pyzipper
+from aiohttp import web
+from conftest import KEY, SCRIPTS, Handler, Run, Server, environment, error
+from feed_dump_test import START, body, files, layout, package
+
+SHA = "0123456789abcdef" * 4
+IDS = [f"{SHA}_CAPE Sandbox", "../../etc/cron.d/x", "a/b\\c\0\x1b[31m\u202ecod.exe", "CON", "x" * 5000, "", "\ud800"]
+RANGE = ("--from", START, "--to", "202611220059")
+
+
+def behaviours(server: Server, host: str, ids: list[str] = IDS) -> dict[str, bytes]:
+    """A minute of reports, each with a pcap and a html link; gives what the links lead to, by the path."""
+    contents = {}
+    reports: list[dict[str, Any]] = []
+    for i, name in enumerate(ids):
+        context = {"file_md5": "0" * 32, "evtx": None}
+        for key in ("pcap", "html_report"):
+            path = f"/file_behaviours/token{i}/{key}"
+            contents[path] = f"{key} of {i}".encode()
+            context[key] = f"{host}/api/v3{path}"
+        reports.append({"type": "file_behaviour", "id": name, "context_attributes": context})
+    reports.append({"type": "file_behaviour", "id": "none", "context_attributes": {"memdump": "file:///etc/passwd"}})
+    server.answer(f"/feeds/file_behaviours/{START}", body(package(reports)))
+    return contents
+
+
+def serve(server: Server, contents: dict[str, bytes], keyed: bool = True) -> None:
+    def handler(content: bytes) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            assert (request.headers.get("x-apikey") == KEY) is keyed
+            return web.Response(body=content)
+
+        return handle
+
+    for path, content in contents.items():
+        server.answer(path, handler(content))
+
+
+def artifacts(out: Path) -> dict[str, bytes]:
+    folder = layout(START, ".artifacts") + "/"
+    return {path.removeprefix(folder): content for path, content in files(out).items() if path.startswith(folder)}
+
+
+def test_artifacts_stand_beside_their_minute_under_safe_names(server: Server, run: Run, tmp_path: Path) -> None:
+    contents = behaviours(server, server.url)
+    serve(server, contents)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap,html,memdump")
+    result = run(*args, server=server)
+    assert result.returncode == 0 and "14 artifacts" in result.stderr
+    got = artifacts(tmp_path / "d")
+    index = json.loads(got.pop("index.json"))
+    assert sorted(got.values()) == sorted(contents.values())
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,120}\.(pcap|html)", name) for name in got)
+    assert set(files(tmp_path)) - {f"d/{name}" for name in files(tmp_path / "d")} == set()
+    assert index["kinds"] == ["html", "memdump", "pcap"] and set(index["files"]) == set(got) and not index["gone"]
+    asked = len(server.seen)
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == asked, "nothing is asked for twice"
+
+
+def test_a_link_to_another_host_is_followed_without_the_key(
+    server: Server, other_host: Server, run: Run, tmp_path: Path
+) -> None:
+    contents = behaviours(server, other_host.url)
+    serve(other_host, contents, keyed=False)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    assert run(*args, server=server).returncode == 0
+    assert len(other_host.seen) == len(IDS)
+    assert KEY not in str([(r.headers, r.raw_path) for r in other_host.seen])
+
+
+def test_what_failed_is_fetched_by_the_next_run_and_what_is_gone_is_noted(
+    server: Server, run: Run, tmp_path: Path
+) -> None:
+    contents = behaviours(server, server.url)
+    serve(server, contents)
+    paths = [path for path in contents if path.endswith("pcap")]
+    server.answer(paths[0], error(503, "TransientError"))
+    server.answer(paths[1], error(404, "NotFoundError"))
+    server.answer(paths[2], body(b""))
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    result = run(*args, server=server, VT_MAX_WAIT="2")
+    assert result.returncode == 3 and "2 of 7 artifacts failed" in result.stderr
+    assert "index.json" not in artifacts(tmp_path / "d") and len(artifacts(tmp_path / "d")) == 4
+    serve(server, {path: contents[path] for path in (paths[0], paths[2])})
+    server.seen.clear()
+    assert run(*args, server=server).returncode == 0
+    assert sorted(server.paths) == [f"GET {path}" for path in sorted(paths[:3])], "the minute itself is there"
+    index = json.loads(artifacts(tmp_path / "d")["index.json"])
+    assert len(index["files"]) == 6 and len(index["gone"]) == 1
+    # Another kind is fetched when it is asked for, the first is not fetched again.
+    server.seen.clear()
+    assert run(*args[:-1], "html", server=server).returncode == 0
+    assert len(server.seen) == len(IDS)
+
+
+def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run: Run, tmp_path: Path) -> None:
+    sample = b"MZ" + bytes(range(256)) * 1000
+    sha = hashlib.sha256(sample).hexdigest()
+    links = {sha: f"{server.url}/api/v3/feeds/files/t1/download", SHA: f"{server.url}/api/v3/feeds/files/t2/download"}
+    lines: list[dict[str, Any]] = [{"id": i, "context_attributes": {"download_url": url}} for i, url in links.items()]
+    lines.append({"id": "1" * 64})
+    server.answer(f"/feeds/files/{START}", body(package(lines)))
+    server.answer("/feeds/files/t1/download", body(sample))
+    server.answer("/feeds/files/t2/download", body(sample))
+    args = ("feed_dump", "files", *RANGE, "--out", tmp_path / "d", "--files")
+    result = run(*args, server=server, VT_MAX_WAIT="1.5")
+    assert result.returncode == 3 and f"not the sample, but one with SHA-256 {sha}" in result.stderr
+    folder = tmp_path / "d" / layout(START, ".artifacts")
+    assert [path.name for path in folder.iterdir()] == [f"{sha}.zip"]
+    with pyzipper.AESZipFile(folder / f"{sha}.zip") as archive:
+        archive.setpassword(b"infected")
+        assert archive.namelist() == [sha] and archive.read(sha) == sample
+    with zipfile.ZipFile(folder / f"{sha}.zip") as plain, pytest.raises((RuntimeError, NotImplementedError)):
+        plain.read(sha)
+    assert sample[:2] not in (folder / f"{sha}.zip").read_bytes()[:2]
+
+
+def test_killed_runs_leave_whole_artifacts_and_a_last_run_the_rest(server: Server, tmp_path: Path) -> None:
+    contents = behaviours(server, server.url, [f"{i:064x}" for i in range(60)])
+    serve(server, contents)
+    command = [
+        sys.executable, str(SCRIPTS / "feed_dump.py"), "file_behaviours", *RANGE, "--out", str(tmp_path / "d"),
+        "--artifacts", "pcap,html", "--jobs", "1",
+    ]  # fmt: skip
+    for more in range(0, 50, 5):
+        process = subprocess.Popen(command, env=environment(tmp_path, server), stderr=subprocess.PIPE)
+        while process.poll() is None and len(list((tmp_path / "d").rglob("*.pcap"))) < more:
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        for name, content in artifacts(tmp_path / "d").items():
+            assert name.startswith(".") or name == "index.json" or content in contents.values()
+    assert subprocess.run(command, env=environment(tmp_path, server), timeout=60).returncode == 0
+    got = artifacts(tmp_path / "d")
+    assert json.loads(got.pop("index.json"))["kinds"] == ["html", "pcap"]
+    assert sorted(got.values()) == sorted(contents.values())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("files", "--artifacts", "pcap"), ("file_behaviours", "--files"), ("file_behaviours", "--artifacts", "exe"),
+        ("file_behaviours", "--artifacts", "file"), ("files", "--files", "--format", "parquet"),
+    ],
+)  # fmt: skip
+def test_links_that_a_feed_does_not_have_are_refused(server: Server, run: Run, tmp_path: Path, args: list[str]) -> None:
+    result = run("feed_dump", *args, *RANGE, "--out", tmp_path / "d", server=server)
+    assert result.returncode == 2 and not server.seen

@@ -1,0 +1,111 @@
+"""Following a feed: the server says what there is, a follower keeps pace, shows how far it is, ends when told to."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import feed_dump
+import pytest
+from conftest import KEY, Server, error
+from feed_dump_kill_test import end, start
+from feed_dump_test import body, files, layout, lines, minutes, package, publish
+
+NAMES = minutes(0, 5)
+
+
+def test_a_follower_fetches_what_appears_and_asks_little_in_between(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, NAMES[:2])
+    later = package(lines(NAMES[2]))
+    server.answer(
+        f"/feeds/files/{NAMES[2]}", error(400, "NotAvailableYet"), error(400, "NotAvailableYetError"), body(later)
+    )
+    monkeypatch.setattr(feed_dump, "POLL", 0.2)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    first = int(feed_dump.moment(NAMES[0]) // 60)
+    run = feed_dump.asyncio.run(feed_dump.feed_dump(dump, first, first + 3, follow=True))
+    assert run.ended is None and run.published == 3
+    assert files(tmp_path / "d")[layout(NAMES[2])] == later
+    assert len(server.seen) <= 6, "one probe at a time once the server has nothing"
+
+
+def test_a_followers_failures_are_tried_again_without_a_new_start(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, NAMES[:4])
+    server.answer(f"/feeds/files/{NAMES[1]}", error(503, "TransientError"), *[error(503, "TransientError")] * 2,
+                  body(package(lines(NAMES[1]))))  # fmt: skip
+    server.answer(f"/feeds/files/{NAMES[4]}", *[error(400, "NotAvailableYet")] * 9, body(package(lines(NAMES[4]))))
+    for name, value in {"POLL": 0.3, "RETRY": 0.5}.items():
+        monkeypatch.setattr(feed_dump, name, value)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY, "VT_MAX_WAIT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    first = int(feed_dump.moment(NAMES[0]) // 60)
+    run = feed_dump.asyncio.run(feed_dump.feed_dump(dump, first, first + 5, follow=True, jobs=1))
+    assert run.failed == set() and run.published == 5
+    assert len(files(tmp_path / "d")) == 5
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_follower_that_waits_ends_at_once_when_told_to(server: Server, tmp_path: Path, sent: signal.Signals) -> None:
+    packages = publish(server, NAMES)
+    process = start(tmp_path, server, tmp_path / "d", "--follow", end="")
+    while len(files(tmp_path / "d")) < len(NAMES):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(sent)
+    code, stderr = end(process, timeout=10)
+    assert code == 130 and "5 minutes (25 lines" in stderr and "interrupted" in stderr
+    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+
+
+def test_a_range_that_the_server_does_not_have_yet_is_incomplete(server: Server, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    code, stderr = end(start(tmp_path, server, tmp_path / "d", end="202611230000"))
+    assert code == 3 and "not available yet: 202611220005 and later" in stderr
+    assert len(server.seen) < 20
+
+
+def test_an_endless_row_of_404s_ends(server: Server, tmp_path: Path) -> None:
+    code, stderr = end(start(tmp_path, server, tmp_path / "d", end=""))
+    assert code == 3 and "in a row could not be found" in stderr.splitlines()[-1]
+    assert not list((tmp_path / "d").rglob("*.missing"))
+
+
+def test_a_server_that_is_down_ends_the_run_after_a_bounded_number_of_failures(server: Server, tmp_path: Path) -> None:
+    server.answer("/feeds/*", error(503, "TransientError"))
+    process = start(tmp_path, server, tmp_path / "d", "--jobs", "20")
+    code, stderr = end(process, timeout=80)
+    assert code == 3 and "minutes in a row failed" in stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("202611220059", "2026-11-22T00:59:00+00:00"),
+        ("2026-11-22T01:59+01:00", "2026-11-22T00:59:00+00:00"),
+        ("2026-11-22T00:59:30Z", "2026-11-22T00:59:30+00:00"),
+        ("2026-11-22", "2026-11-22T00:00:00+00:00"),
+        ("90m", "2026-11-21T22:30:00+00:00"),
+        ("3h", "2026-11-21T21:00:00+00:00"),
+        ("7d", "2026-11-15T00:00:00+00:00"),
+    ],
+)
+def test_a_time_is_a_minute_an_iso_time_or_an_age(text: str, expected: str) -> None:
+    from datetime import datetime
+
+    now = datetime.fromisoformat("2026-11-22T00:00:00+00:00").timestamp()
+    assert feed_dump.moment(text, now) == datetime.fromisoformat(expected).timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "now", "12", "202613010000", "7w", "-3h", "0x", "99999999999999d"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(feed_dump.UsageError):
+        feed_dump.moment(text)

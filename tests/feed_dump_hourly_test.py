@@ -1,0 +1,104 @@
+"""Hourly archives: fewer requests, the same files, and the minutes where an archive is not to be had or is broken."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import Run, Server, error
+from feed_dump_faults_test import read_zst
+from feed_dump_test import body, files, layout, minutes, publish
+
+HOUR = minutes(60, 60)
+RANGE = ("--from", "202611220058", "--to", "202611220202", "--hourly")
+NAMES = minutes(58, 64)
+
+
+def archive(packages: dict[str, bytes], member: str = "{}") -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:bz2") as tar:
+        for name, content in packages.items():
+            info = tarfile.TarInfo(member.format(name))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def hours(server: Server, content: bytes) -> None:
+    server.answer("/feeds/files/hourly/*", error(404, "NotFoundError"))
+    server.answer("/feeds/files/hourly/2026112201", body(content))
+
+
+@pytest.mark.parametrize("member", ["{}", "./files/{}.bz2", "/etc/{}", "../../{}.json.bz2", "2026112201/files-{}-v3"])
+def test_an_hourly_archive_gives_the_same_files_for_one_request(
+    server: Server, run: Run, tmp_path: Path, member: str
+) -> None:
+    packages = publish(server, NAMES)
+    hours(server, archive({name: packages[name] for name in HOUR}, member))
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
+    assert result.returncode == 0, result.stderr
+    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+    assert sorted(server.paths) == [
+        "GET /feeds/files/202611220058", "GET /feeds/files/202611220059", "GET /feeds/files/202611220200",
+        "GET /feeds/files/202611220201", "GET /feeds/files/hourly/2026112201",
+    ]  # fmt: skip
+
+
+def test_plain_members_become_packages_of_the_same_lines(server: Server, run: Run, tmp_path: Path) -> None:
+    packages = publish(server, NAMES)
+    hours(server, archive({name: bz2.decompress(packages[name]) for name in HOUR}))
+    for form, read in (("bz2", lambda path: bz2.decompress(path.read_bytes())), ("zst", read_zst)):
+        out = tmp_path / form
+        assert run("feed_dump", "files", *RANGE, "--out", out, "--format", form, server=server).returncode == 0
+        for name, content in packages.items():
+            assert read(out / layout(name, f".jsonl.{form}")) == bz2.decompress(content)
+        assert run("feed_dump", "verify", out).returncode == 0
+    assert len([path for path in server.paths if "hourly" in path]) == 2
+
+
+def test_what_an_archive_lacks_or_has_broken_is_asked_for_by_itself(server: Server, run: Run, tmp_path: Path) -> None:
+    packages = publish(server, NAMES)
+    server.answer(f"/feeds/files/{HOUR[7]}", error(404, "NotFoundError"))
+    inside = {name: packages[name] for name in HOUR}
+    inside[HOUR[3]] = inside[HOUR[3]][:-9]
+    inside[HOUR[4]] = bz2.compress(b"<html>\n")
+    del inside[HOUR[5]], inside[HOUR[7]]
+    hours(server, archive(inside | {"202611210000": packages[HOUR[0]], "README": b"{}"}))
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
+    assert result.returncode == 0, result.stderr
+    del packages[HOUR[7]]
+    there = files(tmp_path / "d")
+    assert there.pop(layout(HOUR[7], ".missing")) == b""
+    assert there == {layout(name): content for name, content in packages.items()}
+    assert len(server.seen) == 4 + 1 + 4
+
+
+@pytest.mark.parametrize("wrong", ["404", "not yet", "truncated", "no tar", "503"])
+def test_without_an_archive_the_minutes_are_fetched(server: Server, run: Run, tmp_path: Path, wrong: str) -> None:
+    packages = publish(server, NAMES)
+    whole = archive({name: packages[name] for name in HOUR})
+    answers = {
+        "404": error(404, "NotFoundError"),
+        "not yet": error(400, "NotAvailableYet"),
+        "truncated": body(whole[: len(whole) // 2]),
+        "no tar": body(bz2.compress(b"{}\n" * 1000)),
+        "503": error(503, "TransientError"),
+    }
+    server.answer("/feeds/files/hourly/2026112201", answers[wrong])
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server, VT_MAX_WAIT="2")
+    assert result.returncode == 0, result.stderr
+    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+
+
+def test_an_hour_of_which_little_is_lacking_is_completed_by_the_minute(
+    server: Server, run: Run, tmp_path: Path
+) -> None:
+    packages = publish(server, NAMES)
+    run("feed_dump", "files", "--from", "202611220058", "--to", "202611220150", "--out", tmp_path / "d", server=server)
+    server.seen.clear()
+    assert run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server).returncode == 0
+    assert len(server.seen) == 12 and not [path for path in server.paths if "hourly" in path]
+    assert set(files(tmp_path / "d")) == {layout(name) for name in packages}
