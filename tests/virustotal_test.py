@@ -129,6 +129,9 @@ def test_nobody_listening_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     assert not raised.sent
 
 
+JUNK = ("", "soon", "-1", "nan", "1e9", "Fri, 31 Dec 99999999999999999999 00:00:00 GMT")
+
+
 def test_retry_after_is_seconds_or_a_date() -> None:
     soon = email.utils.format_datetime(email.utils.localtime().astimezone(), usegmt=False)
     assert retry_after({"Retry-After": "7"}) == 7
@@ -136,7 +139,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after({"Retry-After": email.utils.formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(
         100, abs=30
     )
-    assert [retry_after({"Retry-After": junk}) for junk in ("", "soon", "-1", "nan", "1e9")] == [None] * 5
+    assert [retry_after({"Retry-After": junk}) for junk in JUNK] == [None] * len(JUNK)
     assert retry_after({}) is None
 
 
@@ -184,6 +187,42 @@ def test_no_part_of_the_key_is_shown_when_it_is_echoed(
     assert KEY[:8] not in str(failure("GET", "/files/abc"))
     server.answer("/files/abc", error(401, "WrongCredentialsError", f"Wrong API key {KEY}"))
     assert KEY[:8] not in str(failure("GET", "/files/abc"))
+
+
+@pytest.mark.parametrize("echoed", [KEY.upper(), "".join(f"\\u{ord(c):04x}" for c in KEY)])
+def test_the_key_is_not_shown_however_it_is_echoed(server: Server, echoed: str) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(status=401, text=f'{{"error": {{"code": "Wrong", "message": "key {echoed}"}}}}')
+
+    server.answer("/files/abc", echo)
+    assert failure("GET", "/files/abc").message.startswith("key [key] (the key is from VT_API_KEY;")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"error": {"code": "A", "message": "b"}}', "application/json; charset=zlib"),
+        ('{"error": {"code": "A", "message": "b"}}', "application/json; charset=idna"),
+        ('{"error": ' + "[" * 100_000, "application/json"),
+        ("<" * 300_000, "text/html"),  # a pattern that looks at each < till the end takes half a minute
+    ],
+    ids=["a codec of bytes", "a codec that replaces nothing", "deep JSON", "tags that never end"],
+)
+def test_a_hostile_error_is_an_error(server: Server, text: str, kind: str) -> None:
+    async def hostile(request: web.Request) -> web.Response:
+        return web.Response(status=405, body=text.encode(), headers={"Content-Type": kind})
+
+    server.answer("/files/abc", hostile)
+    started = time.monotonic()
+    assert failure("POST", "/files/abc").code in ("A", "HTTP 405")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "javascript:alert(1)", "http://[::1", "http:///x"])
+def test_a_redirect_to_nowhere_is_said_at_once(server: Server, location: str) -> None:
+    server.answer("/files/abc", error(302, "Found", Location=location))
+    assert not failure("GET", "/files/abc").heals
+    assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("identifier", [".", "..", ""])
@@ -393,6 +432,28 @@ def test_a_cursor_is_sent_as_it_is_whatever_it_looks_like(server: Server, cursor
     assert server.seen[0].query["cursor"] == cursor
 
 
+@pytest.mark.parametrize("cursor", ["2:abc", "0:", "9" * 5000 + ":x", "٣:x"])
+def test_a_cursor_that_reads_like_an_offset_resumes_where_it_points(server: Server, cursor: str) -> None:
+    server.answer("/intelligence/search", {"data": [{"type": "file", "id": "1"}], "meta": {"cursor": cursor}})
+    resumed = gather(limit=1)[1].cursor
+    server.answer("/intelligence/search", {"data": [{"type": "file", "id": "2"}, {"type": "file", "id": "3"}]})
+    assert gather(cursor=resumed)[0] == ["2", "3"]
+    assert server.seen[-1].query["cursor"] == cursor
+
+
+@pytest.mark.parametrize("items", [[], [{"type": "file", "id": "1"}]])
+def test_pages_that_never_bring_anything_new_are_given_up(server: Server, items: list[Any]) -> None:
+    async def forever(request: web.Request) -> web.Response:
+        return web.json_response({"data": items, "meta": {"cursor": f"c{len(server.seen)}"}})
+
+    server.answer("/intelligence/search", forever)
+    ids, pages, raised, requests = gather()
+    assert len(ids) == len(items)
+    assert raised is not None
+    assert (raised.code, raised.cursor, pages.cursor) == ("NothingNew", f"c{requests}", f"c{requests}")  # goes on there
+    assert requests == 100 + len(items)
+
+
 def test_an_empty_page_with_a_cursor_is_passed_over(server: Server) -> None:
     server.answer(
         "/intelligence/search",
@@ -466,7 +527,16 @@ def test_a_link_to_another_host_in_an_answer_is_not_followed(server: Server, oth
 
 
 @pytest.mark.parametrize(
-    "answer", [{"data": "text"}, {"data": [1]}, {"data": [], "meta": ["x"]}, {"data": [{"id": ["x"], "type": {}}]}, {}]
+    "answer",
+    [
+        {"data": "text"},
+        {"data": 1.5},
+        {"data": True},
+        {"data": [1]},
+        {"data": [], "meta": ["x"]},
+        {"data": [{"id": ["x"], "type": {}}]},
+        {},
+    ],
 )
 def test_an_answer_of_another_shape_is_no_traceback(server: Server, answer: Any) -> None:
     server.answer("/intelligence/search", answer)
