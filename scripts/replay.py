@@ -443,6 +443,9 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
 Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
 
 
+FRUITLESS = 100  # the most pages in a row that hold nothing new: some are normal, and each is paid for
+
+
 class VirusTotalError(vt.APIError):
     """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
 
@@ -530,21 +533,35 @@ class VirusTotal(vt.Client):
                     raise await self._error(response)
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            mends = not isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL, aiohttp.TooManyRedirects))
+            lasting = (
+                aiohttp.ClientSSLError,
+                aiohttp.InvalidURL,
+                aiohttp.NonHttpUrlClientError,
+                aiohttp.TooManyRedirects,
+            )
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            message = str(error).replace(self._apikey, "[key]") or "no answer in time"
-            raise VirusTotalError(type(error).__name__, message, heals=mends, sent=sent) from None
+            message = self._redacted(str(error)) or "no answer in time"
+            raise VirusTotalError(
+                type(error).__name__, message, heals=not isinstance(error, lasting), sent=sent
+            ) from None
+
+    def _redacted(self, text: str) -> str:
+        """`text` without the key, in whichever case it was echoed."""
+        return re.sub(re.escape(self._apikey), "[key]", text, flags=re.IGNORECASE)
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
-        # The key goes before anything is cut: WrongCredentialsError has echoed it.
-        status, text = response.status, (await response.text(errors="replace")).replace(self._apikey, "[key]")
+        # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
+        status, text = response.status, (await response.read()).decode(errors="replace")
         try:
-            code, message = str(json.loads(text)["error"]["code"]), str(json.loads(text)["error"].get("message"))
+            said = json.loads(text)["error"]
+            code, message = str(said["code"]), str(said.get("message"))
             broken = False
-        except (ValueError, KeyError, TypeError, AttributeError):  # HTML of a proxy on the way, or half an answer
-            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^>]*>", " ", text).split())[:200]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a proxy's HTML, or half an answer
+            # The key goes before anything is cut: WrongCredentialsError has echoed it.
+            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
+        code, message = self._redacted(code), self._redacted(message)  # JSON may have spelled it in escapes
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -617,14 +634,14 @@ class Pages:
 
     async def __aiter__(self) -> AsyncIterator[list[Json]]:
         # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
-        offset, colon, at = (self.cursor or "").partition(":")
-        if not (colon and offset.isdecimal()):
-            offset, at = "0", self.cursor or ""
-        skip, left = int(offset), self.limit or float("inf")
+        resumed = re.match(r"([0-9]{1,9}):", self.cursor or "")
+        skip, at = (int(resumed[1]), (self.cursor or "")[resumed.end() :]) if resumed else (0, self.cursor or "")
+        left = self.limit or float("inf")
         # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
         highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
         known: set[str] = set()
         cursors = {at}
+        fruitless = 0
 
         def fetch() -> asyncio.Task[Json]:
             params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
@@ -636,7 +653,7 @@ class Pages:
                 answer = await page
                 meta, data = answer.get("meta") or {}, answer.get("data") or []
                 data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
-                if not isinstance(meta, dict) or not all(isinstance(item, dict) for item in data):
+                if not (isinstance(meta, dict) and isinstance(data, list) and all(isinstance(i, dict) for i in data)):
                     raise VirusTotalError("BrokenAnswer", f"what {self.path} answers are no objects")
                 self.meta = meta
                 items: list[Json] = []
@@ -650,8 +667,11 @@ class Pages:
                         items.append(item)
                 left -= len(items)
                 after = str(self.meta.get("cursor") or "")
-                self.cursor = f"{taken}:{at}" if taken < len(data) else after or None
+                self.cursor = resume_point(at, taken) if taken < len(data) else resume_point(after)
                 more, repeated = left > 0 and bool(self.cursor), after in cursors
+                fruitless = 0 if items else fruitless + 1
+                if more and fruitless == FRUITLESS:
+                    raise VirusTotalError("NothingNew", f"{fruitless} pages in a row held nothing new")
                 if more and not repeated:
                     skip, at = 0, after
                     cursors.add(at)
@@ -695,7 +715,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -711,6 +731,12 @@ def decode(body: bytes) -> Json:
     if not isinstance(answer, dict):
         raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def resume_point(cursor: str, offset: int = 0) -> str | None:
+    """Where pages go on: at `cursor` (None: there is none), or `offset` items after it."""
+    ambiguous = re.match(r"[0-9]{1,9}:", cursor)  # VirusTotal's own cursor may read like OFFSET:CURSOR
+    return f"{offset}:{cursor}" if offset or ambiguous else cursor or None
 
 
 def resumption(cursor: str | None) -> str:
