@@ -1037,7 +1037,7 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Callable[[], Dump
     except ImportError:
         raise UsageError("--scheduler takes Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py …") from None
     try:
-        cluster = await stack.enter_async_context(distributed.Client(scheduler, asynchronous=True, timeout=30))
+        cluster = await stack.enter_async_context(distributed.Client(scheduler, asynchronous=True, timeout=10))
         # The workers import this very file, whether they have it or not; one that comes later gets it too.
         await cluster.register_plugin(distributed.diagnostics.plugin.UploadFile(__file__))
     except Exception as error:  # no scheduler, or workers that lack what the script imports
@@ -1074,7 +1074,8 @@ async def feed_dump(
     """
     with claimed(dump):
         known = settled(dump) if dump.columns else dump
-        run = Run(known, start, stop, follow, hourly, jobs or 4 * (os.cpu_count() or 1))
+        # 64 tasks keep 32 workers busy, with the next one at hand for each.
+        run = Run(known, start, stop, follow, hourly, jobs or (64 if scheduler else 4 * (os.cpu_count() or 1)))
         async with contextlib.AsyncExitStack() as stack:
             client = None
             if scheduler:
@@ -1205,7 +1206,9 @@ def main(
         bool, typer.Option("--files", help="Of files, fetch the samples too, each in a zip (password: infected).")
     ] = False,
     scheduler: Annotated[str, typer.Option(help="A Dask scheduler whose workers fetch, e.g. tcp://host:8786.")] = "",
-    jobs: Annotated[int, typer.Option(help="Minutes in hand at once. [default: 4 a core]", show_default=False)] = 0,
+    jobs: Annotated[
+        int, typer.Option(help="Minutes in hand at once. [default: 4 a core, 64 with --scheduler]", show_default=False)
+    ] = 0,
     apikey: Annotated[str, typer.Option(help="Better: VT_API_KEY or ~/.vt.toml.")] = "",
 ) -> int:
     """Parses what was asked, fetches it, says what became of it."""
