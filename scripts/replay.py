@@ -95,12 +95,14 @@ def collection(page: Question) -> Question:
 
 
 def load(folder: Path) -> dict[Path, Exchange]:
-    """The recordings in `folder` and below it, by file name. Raises UsageError for none, or one that is broken."""
+    """The recordings in `folder` and below it, by file name. Raises UsageError for one that is broken."""
     exchanges = {}
     for path in sorted(folder.rglob("*.json")):
         try:
             exchanges[path] = json.loads(path.read_text(encoding="utf-8"))
-            asked(exchanges[path]), content(exchanges[path]), exchanges[path]["status"]
+            asked(exchanges[path]), exchanges[path]["status"]
+            if not exchanges[path].keys() & {"body", "lines", "text", "base64"}:
+                raise KeyError("body")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is no recording: {type(error).__name__}: {error}") from None
     return exchanges
@@ -250,12 +252,10 @@ class Recorder:
 async def replay(command: list[str], folder: Path, *, record: bool = False) -> int:
     """Runs `command` against the recordings in `folder` (or, to `record` them, against VirusTotal); its exit code.
 
-    Raises UsageError when there are no recordings, no key to record with, or no such command.
+    Raises UsageError when there is no key to record with, or no such command.
     """
     recorder = Recorder(folder) if record else None
-    answers = Answers(load(folder).values())
-    if not record and not answers.turns:
-        raise UsageError(f"no recordings in {folder}: --recordings names the folder, --record fills it")
+    answers = Answers([] if record else load(folder).values())
 
     async def handle(request: web.Request) -> web.Response:
         here, elsewhere = (f"http://127.0.0.1:{port}" for _, port in runner.addresses)
@@ -339,6 +339,8 @@ def main(
     show: Annotated[bool, typer.Option("--list", help="Say what is recorded, one line each, and stop.")] = False,
 ) -> int:
     """Parses, runs, and says what is recorded."""
+    if not record and not any(recordings.rglob("*.json")):
+        raise UsageError(f"no recordings in {recordings}: --recordings names the folder, --record fills it")
     if show:
         for path, exchange in load(recordings).items():
             print(printable(f"{asked(exchange)} -> {exchange['status']}  {exchange.get('shows', path.name)}"))

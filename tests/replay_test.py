@@ -218,6 +218,7 @@ def test_no_command_no_recordings_and_no_such_program_are_one_line_and_exit_2(ru
     for arguments, words in [
         ([], "no COMMAND"),
         (["--recordings", tmp_path / "none", sys.executable], "no recordings in"),
+        (["--recordings", tmp_path / "none", "--list"], "no recordings in"),
         (["no-such-program"], "cannot run no-such-program"),
         (["--unknown", sys.executable], "No such option: --unknown"),
     ]:
