@@ -273,6 +273,9 @@ def test_what_is_recorded_is_answered_just_so_afterwards(client: Client, folder:
     async def batch(request: web.Request) -> web.Response:
         return web.Response(body=package, content_type="application/octet-stream")
 
+    async def nothing(request: web.Request) -> web.Response:
+        return web.Response()
+
     server.answer(
         "/files/a", {"data": {"type": "file", "id": "a", "attributes": {"names": ["\u202e\x00", "é"], "n": 1.5}}}
     )
@@ -280,14 +283,24 @@ def test_what_is_recorded_is_answered_just_so_afterwards(client: Client, folder:
     server.answer("/files/c", html(502))
     server.answer("/pcap", pcap)
     server.answer("/batch", batch)
-    paths = ["/files/a?relationships=x,y&limit=3", "/files/b", "/files/c", "/pcap", "/batch", "/files/none"]
+    server.answer("/job", nothing)
+    paths = [
+        "/files/a?relationships=x,y&limit=3",
+        "/files/b",
+        "/files/c",
+        "/files/none",
+        "/batch",
+        "/pcap",
+        "DELETE /job",
+    ]
     live = record(client, folder, server, *paths)
     live_says = client.last.stderr
     assert plain(again(client, folder, *paths)) == plain(live)
+    assert [answer["body"] for answer in live[-3:]] == [package, b"\xd4\xc3\xb2\xa1\x00\xff", b""]
     kinds = {tuple(e)[-1] for e in replay.load(folder).values()}
     assert kinds == {"body", "text", "base64", "lines"}
     assert [a["headers"].get("Retry-After") for a in live[:2]] == [None, "7"]
-    assert "6 exchanges recorded" in live_says
+    assert "7 exchanges recorded" in live_says
 
 
 def test_the_key_reaches_virustotal_alone_and_no_file(client: Client, folder: Path, server: Server) -> None:
@@ -301,10 +314,11 @@ def test_the_key_reaches_virustotal_alone_and_no_file(client: Client, folder: Pa
     server.answer("/users/*", echo)
     dummy = "0" * 64
     answers = record(
-        client, folder, server, "/echo", f"/users/{dummy}/overall_quotas", f"/echo?apikey={dummy}", VT_API_KEY=secret
+        client, folder, server, "/echo", f"/users/{dummy}/overall_quotas", f"/echo?query={dummy}", VT_API_KEY=secret
     )
     assert [r.headers["X-Apikey"] for r in server.seen] == [secret] * 3
     assert server.seen[1].raw_path == f"/api/v3/users/{urllib.parse.quote(secret, safe='')}/overall_quotas"
+    assert server.seen[2].query_string == f"query={dummy}"  # a hash of noughts is no key
     for answer in answers:
         assert json.loads(answer["body"])["error"]["message"] == [dummy] * 4
     written = "".join(f"{path} {path.read_text()}" for path in folder.iterdir())
