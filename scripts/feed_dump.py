@@ -295,7 +295,7 @@ def parse(line: bytes) -> Any:
 
 @contextmanager
 def sink(path: Path, form: str) -> Iterator[Callable[[list[bytes]], Any]]:
-    """A function that writes lines into a new file in the format `form` (parquet: see write_parquet)."""
+    """A function that writes lines into a new file in the format `form` (parquet: see parquet_sink)."""
     if form == "zst":
         import zstandard
 
@@ -362,25 +362,51 @@ def cell(matches: Matches, kind: str) -> tuple[Any, int]:
     return ([fit(value) for value in values] if matches else None), misfits
 
 
-def write_parquet(path: Path, dump: Dump, found: list[list[Matches]]) -> int:
-    """A parquet file of the matches `found`, by line and column. Returns how many values did not fit their type."""
+@contextmanager
+def parquet_sink(path: Path, dump: Dump, outcome: Outcome) -> Iterator[Callable[[list[bytes]], Any]]:
+    """A function that writes lines into a new parquet file, as the columns of `dump`; counts misfits in `outcome`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
     types["time"] = pa.timestamp("ms", tz="UTC")
-    fields, arrays, kinds, misfits = [], [], {}, 0
-    for at, (name, jsonpath, kind) in enumerate(dump.columns):
-        matches = [row[at] for row in found]
-        kinds[name] = kind = kind or kind_of(jsonpath, matches)
-        cells = [cell(each, kind) for each in matches]
-        misfits += sum(missed for _, missed in cells)
-        kind_type = types[kind.removesuffix("[]")]
-        fields.append(pa.field(name, pa.list_(kind_type) if kind.endswith("[]") else kind_type))
-        arrays.append(pa.array([value for value, _ in cells], fields[-1].type))
-    schema = pa.schema(fields, metadata={"feed_dump": json.dumps(kinds)})
-    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd", write_page_checksum=True)
-    return misfits
+    # `$` is the line as it came: to parse it and write it again would cost ten times the memory.
+    paths = [None if path == "$" else dictpath.parse(path) for _, path, _ in dump.columns]
+    kinds = [kind for _, _, kind in dump.columns]
+    rows: list[list[Matches]] = []
+    writer: Any = None
+
+    def flush() -> None:
+        nonlocal writer
+        columns = [[row[at] for row in rows] for at in range(len(kinds))]
+        if writer is None:
+            for at, (_, jsonpath, _) in enumerate(dump.columns):
+                kinds[at] = kinds[at] or kind_of(jsonpath, columns[at])
+            names = [name for name, _, _ in dump.columns]
+            of = [pa.list_(types[kind[:-2]]) if kind.endswith("[]") else types[kind] for kind in kinds]
+            settled = {"feed_dump": json.dumps(dict(zip(names, kinds, strict=True)))}
+            schema = pa.schema(list(zip(names, of, strict=True)), metadata=settled)
+            writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+        cells = [[cell(matches, kind) for matches in column] for column, kind in zip(columns, kinds, strict=True)]
+        outcome.misfits += sum(missed for column in cells for _, missed in column)
+        values = ([value for value, _ in column] for column in cells)
+        arrays = [pa.array(column, field.type) for column, field in zip(values, writer.schema, strict=True)]
+        writer.write_table(pa.table(arrays, schema=writer.schema))
+        rows.clear()
+
+    def write(lines: list[bytes]) -> None:
+        for line in lines:
+            value = parse(line)
+            rows.append([[m.value for m in path.find(value)] if path else [line.decode()] for path in paths])
+        if len(rows) >= 1000 and all(kinds):  # a row group; the first minute is held whole, to see its types
+            flush()
+
+    try:
+        yield write
+        flush()
+    finally:
+        if writer:
+            writer.close()
 
 
 def settled(dump: Dump) -> Dump:
@@ -405,22 +431,14 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
     final = dump.path(minute)
     as_published = dump.format == "bz2" and not dump.where and form == "bz2"
     bad_lines: list[bytes] = []
-    found: list[list[Matches]] = []  # for parquet: by line and column
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open(package, "rb"))
         if as_published:
             write: Callable[[list[bytes]], Any] = len
         else:
             part = stack.enter_context(whole_file(final))
-            if dump.format != "parquet":
-                write = stack.enter_context(sink(part, dump.format))
-            else:
-                paths = [dictpath.parse(path) for _, path, _ in dump.columns]
-
-                def write(lines: list[bytes]) -> None:
-                    values = map(parse, lines)
-                    found.extend([[match.value for match in path.find(value)] for path in paths] for value in values)
-
+            parquet = dump.format == "parquet"
+            write = stack.enter_context(parquet_sink(part, dump, outcome) if parquet else sink(part, dump.format))
         for block in blocks(source, form):
             outcome.json += len(block)
             lines = [line for line in block.split(b"\n") if line and not line.isspace()]
@@ -436,8 +454,6 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
             outcome.kept += len(good)
             if good:
                 write(good)
-        if dump.format == "parquet":
-            outcome.misfits = write_parquet(part, dump, found)
         if bad_lines and not as_published:
             with whole_file(dump.path(minute, ".rejected")) as rejected:
                 rejected.write_bytes(b"\n".join([*bad_lines, b""]))
@@ -1391,7 +1407,12 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
     @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
         """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
-        return (match.value for match in dictpath.parse(path).find(obj))
+        parsed = dictpath.parse(path)
+        try:
+            matches = parsed.find(obj)
+        except (TypeError, RecursionError):  # `sorted` of what is no list, `sub` of what is no text; too deep
+            matches = []
+        return (match.value for match in matches)
 
     @staticmethod
     def get_all(obj: Any, path: str) -> list[Any]:
