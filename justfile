@@ -2,7 +2,7 @@
 uv := env("UV", "uv")
 # The same date as in the scripts' headers: no newer package, so that what passed once passes again.
 newest := "2026-11-15T00:00:00Z"
-tests := "--no-project --isolated --python '>=3.11' --exclude-newer " + newest + " --with pytest --with pytest-xdist --with mypy --with ruff --with cogapp"
+tests := "--no-project --isolated --python '>=3.11' --exclude-newer " + newest + " --with pytest --with pytest-xdist --with mypy --with ruff --with cogapp --with duckdb"
 
 set positional-arguments
 

@@ -184,12 +184,12 @@ def test_a_signal_reaches_the_command_which_tidies_up_and_says_how_it_ends(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     code = """
-import signal, sys, time
+import os, signal, sys, time
 def tidy(number, frame):
-    print("tidied", number, flush=True)
+    os.write(1, b"tidied %d\\n" % number)
     sys.exit(130)
 signal.signal(signal.SIGINT, tidy), signal.signal(signal.SIGTERM, tidy)
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 time.sleep(60)
 """
     command = [sys.executable, str(SCRIPTS / "replay.py"), sys.executable, "-c", code]
