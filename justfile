@@ -2,7 +2,8 @@
 uv := env("UV", "uv")
 # The same date as in the scripts' headers: no newer package, so that what passed once passes again.
 newest := "2026-11-15T00:00:00Z"
-tests := "--no-project --isolated --python '>=3.11' --exclude-newer " + newest + " --with pytest --with pytest-xdist --with mypy --with ruff --with cogapp --with duckdb"
+# What the tests need beside the scripts' own packages.
+tools := "--with pytest --with pytest-xdist --with mypy --with ruff --with cogapp --with duckdb --with 'dask[distributed]'"
 
 set positional-arguments
 
@@ -13,7 +14,11 @@ default:
 
 # Run all that must hold (or what pytest is told: `just test -k replay`), in an environment of the scripts' own headers
 test *args:
-    "{{ uv }}" run {{ tests }} $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest -n 4 --dist worksteal "$@"
+    "{{ uv }}" run --no-project --isolated --python '>=3.11' --exclude-newer {{ newest }} {{ tools }} \
+        $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest -n 4 --dist worksteal "$@"
+
+# The part of `just test` that reads the code: ruff, the type checker, the copies of lib/
+lint: (test "tests/collection_test.py" "-k" "ruff or type_checker or vendored")
 
 # Format, and mend what ruff can mend
 format:
