@@ -38,7 +38,12 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
     @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
         """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
-        return (match.value for match in dictpath.parse(path).find(obj))
+        parsed = dictpath.parse(path)
+        try:
+            matches = parsed.find(obj)
+        except TypeError:  # `sorted` of what is no list, `sub` of what is no text
+            matches = []
+        return (match.value for match in matches)
 
     @staticmethod
     def get_all(obj: Any, path: str) -> list[Any]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # vendor:begin
 ISO = "%Y-%m-%dT%H:%M:%SZ"
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+MOST_SHOWN = 4_000  # characters of a cell that is padded to its column's width: a megabyte would be one in each row
+MOST_COLUMNS = 1_500  # PostgreSQL takes 1600, SQLite 2000; the names of a page's headers and meta tags are anybody's
 
 
 class TableFormat(StrEnum):
@@ -107,7 +109,8 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
     """
     parts = (item.get(name) for name in ("attributes", "context_attributes", "error"))
     attributes, context, error = (part if isinstance(part, dict) else {} for part in parts)
-    start = {"id": item.get("id"), "type": item.get("type")}
+    kind = item.get("type")
+    start = {"id": item.get("id"), "type": kind if kind is None or isinstance(kind, str) else to_json(kind)}
     if "url" in context or "url" in attributes:
         start["url"] = context.get("url") or attributes.get("url")
     if chosen:
@@ -116,7 +119,7 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
 
     def leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
-            if isinstance(inner, dict):
+            if isinstance(inner, dict) and prefix.count(".") < 50:  # what is nested deeper stays as it is
                 yield from leaves(inner, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}", inner
@@ -132,12 +135,15 @@ def row(item: Mapping[str, Any], chosen: Mapping[str, str], *, verdicts: bool = 
 def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
     """The `rows` as a table with id, type and url first, then the columns as chosen, or else by name.
 
-    Dates are UTC timestamps, whole numbers stay whole where a row lacks them (Int64), lists stay lists.
+    Dates are UTC timestamps, whole numbers stay whole where a row lacks them (Int64), lists stay lists. Of more than
+    MOST_COLUMNS the rarest are gathered, as JSON, in one called `others`.
     """
     import pandas as pd
 
     first = [name for name in ("id", "type", "url") if name != "url" or any("url" in r for r in rows)]
     rest = list(chosen) or sorted({name for r in rows for name in r})
+    if not chosen and len(rest) > MOST_COLUMNS:
+        rows, rest = gathered(rows, first)
     names = list(dict.fromkeys(first + rest))
     frame = pd.DataFrame({name: pd.Series([r.get(name) for r in rows], dtype=object) for name in names}, columns=names)
     for name in names:
@@ -148,12 +154,27 @@ def to_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFr
     return frame
 
 
+def gathered(rows: list[dict[str, Any]], first: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The `rows` with what most of them have, and all else of each as JSON under `others`; the names of the columns."""
+    often: dict[str, int] = {}
+    for name in (name for r in rows for name in r):
+        often[name] = often.get(name, 0) + 1
+    names = sorted(often.keys() - {"others", *first}, key=lambda name: (-often[name], name))
+    kept = {*first, *names[:MOST_COLUMNS]}
+
+    def narrow(r: dict[str, Any]) -> dict[str, Any]:
+        others = {name: value for name, value in r.items() if name not in kept}
+        return {name: r[name] for name in r if name in kept} | ({"others": to_json(others)} if others else {})
+
+    return [narrow(r) for r in rows], [*sorted(kept), "others"]
+
+
 def utc(values: pd.Series[Any]) -> pd.Series[Any]:
     """UNIX seconds as timestamps. Some dates of VirusTotal's are none: a column with both kinds becomes text."""
     import pandas as pd
 
     def is_date(value: Any) -> bool:
-        return str(value).isdecimal() and len(str(value)) < 13 and int(value) < 253_402_300_800  # the year 10000
+        return bool(re.fullmatch("[0-9]{1,12}", str(value))) and int(value) < 253_402_300_800  # the year 10000
 
     dates = values.map(is_date)
     if not dates.any():
@@ -220,14 +241,21 @@ def to_json(value: Any) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
+def cut_to(most: int, text: str) -> str:
+    """`text`, or what of it `most` characters hold and how long it was."""
+    return text if len(text) <= most else f"{text[: most - 40]} [cut: {len(text)} characters]"
+
+
 def defused(value: Any) -> Any:
     """A cell that no spreadsheet takes for a formula (a leading ', as OWASP's "CSV Injection" has it), and no terminal
     for a command. Text alone can be either; numbers and dates stay as they are.
     """
     if not isinstance(value, str):
         return value
+    # Half of Europe's spreadsheets, and LibreOffice's everywhere, begin a new cell at a semicolon as well.
+    inner = re.sub(r";(?=[\s\"']*[=+\-@＝＋－＠])", ";'", value)
     # Full-width forms too: spreadsheets of East Asian locales take them. Blanks before the sign do not stop them.
-    return ("'" if re.match(r"\s*[=+\-@\t\r\n＝＋－＠|%]", value) else "") + printable(value)
+    return ("'" if re.match(r"\s*[=+\-@\t\r\n＝＋－＠|%]", value) else "") + printable(inner)
 
 
 def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
@@ -250,7 +278,7 @@ def to_text(frame: pd.DataFrame, form: str, *, raw: bool = False) -> str:
         special = re.compile(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", flags=re.IGNORECASE)  # no markup, no links
 
         def plain(value: Any) -> str:
-            return special.sub(r"\\\1", printable(value))
+            return special.sub(r"\\\1", cut_to(MOST_SHOWN, printable(value)))
 
         body = cells.where(cells.notna(), "").map(plain).to_numpy().tolist()
         return tabulate(body, [plain(name) for name in frame.columns], tablefmt="pipe", disable_numparse=True) + "\n"
@@ -267,7 +295,7 @@ def to_terminal(frame: pd.DataFrame) -> str:
     from rich.text import Text
 
     def shown(value: Any) -> str:
-        return printable(", ".join(map(str, value)) if isinstance(value, list) else value)
+        return cut_to(MOST_SHOWN, printable(", ".join(map(str, value)) if isinstance(value, list) else value))
 
     cells = frame.where(frame.notna(), "").map(shown)
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
@@ -360,13 +388,19 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
     fold = str if engine.dialect.name == "postgresql" else str.lower  # others do not tell names by case
     names: dict[str, str] = {}
     for name in frame.columns:
-        if len(name.encode()) > longest or fold(name) in map(fold, names.values()):
+        label = printable(name) or "unnamed"  # no database takes NUL for a name, or none at all
+        if len(label.encode()) > longest or fold(label) in map(fold, names.values()):
             digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-            names[name] = f"{name.encode()[: longest - 9].decode(errors='ignore')}_{digest}"
-        else:
-            names[name] = name
-    # PostgreSQL's text holds no NUL.
-    frame = frame.map(lambda v: v.replace("\0", "\\x00") if isinstance(v := cell(v), str) else v).rename(columns=names)
+            label = f"{label.encode()[: longest - 9].decode(errors='ignore')}_{digest}"
+        names[name] = label
+
+    def storable(value: Any) -> Any:
+        value = cell(value)
+        if isinstance(value, int) and abs(value) >= 1 << 63:  # no database's integer holds it
+            return str(value)
+        return value.replace("\0", "\\x00") if isinstance(value, str) else value  # PostgreSQL's text holds no NUL
+
+    frame = frame.map(storable).rename(columns=names)
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):
@@ -384,10 +418,10 @@ def to_parquet(frame: pd.DataFrame, path: Path) -> None:
 
     def of_one_type(values: pd.Series[Any]) -> pd.Series[Any]:
         try:
-            pa.array(values, from_pandas=True)
+            odd = "struct<>" in str(pa.array(values, from_pandas=True).type)  # a dict without keys: Parquet has no such
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            return values.map(to_json, na_action="ignore")
-        return values
+            odd = True
+        return values.map(to_json, na_action="ignore") if odd else values
 
     frame.apply(of_one_type).to_parquet(path, index=False)
 
@@ -398,12 +432,9 @@ def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
 
     def shown(value: Any) -> Any:
         value = cell(value) if raw else defused(cell(value))
-        most = 32_767  # characters: Microsoft's "Excel specifications and limits"
         return (
-            f"{value[: most - 40]} [cut: {len(value)} characters]"
-            if isinstance(value, str) and len(value) > most
-            else value
-        )
+            cut_to(32_767, value) if isinstance(value, str) else value
+        )  # Microsoft: "Excel specifications and limits"
 
     dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
     sheet = frame.astype(object).map(shown).assign(**dates)

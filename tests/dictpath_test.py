@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import dictpath as module
@@ -72,3 +74,9 @@ def test_a_path_is_parsed_once() -> None:
 def test_import_dictpath_works_as_in_the_talk() -> None:
     assert module.get_all(FILE, "$.attributes.pe_info.sections[*].md5") == ["d41d", "0cc1"]
     assert module.get(FILE, "$.attributes.last_analysis_stats.confirmed-timeout") == 3
+
+
+@pytest.mark.parametrize("path", ["$.a.`sorted`", "$.a.`sub(/x/, y)`"])
+@pytest.mark.parametrize("value", [None, 5, True, [1, "a", None]])
+def test_what_a_path_cannot_be_applied_to_is_no_traceback(path: str, value: Any) -> None:
+    assert dictpath.get_all({"a": value}, path) == []

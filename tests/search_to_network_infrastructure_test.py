@@ -776,3 +776,46 @@ def test_real_answers_can_be_read() -> None:
         assert not any(cut.unnamed for cut in cuts)
         assert len(found.rows()) == len({item["id"] for item in data})
         assert bool(cuts) == (bool((body.get("meta") or {}).get("cursor")) or len(data) >= 20)
+
+
+@pytest.mark.parametrize(
+    "related",
+    [
+        5,
+        ["x"],
+        {"contacted_domains": 5},
+        {"contacted_domains": ["x"]},
+        {"contacted_domains": {"data": 5}},
+        {"contacted_domains": {"data": "text"}},
+        {"contacted_domains": {"data": [None, "x"]}},
+    ],
+)
+def test_a_relationship_of_no_known_shape_is_asked_for_by_itself(server: Server, run: Run, related: Any) -> None:
+    server.answer(SEARCH, {"data": [{"type": "file", "id": "f", "relationships": related}]})
+    server.answer("/files/f/relationships/contacted_domains", {"data": [domain("a.example")]})
+    result = run(SCRIPT, "p:1+", "--relationship", "contacted_domains", server=server)
+    assert (lines(result), result.returncode) == (["DOMAIN: a.example"], 0)
+
+
+@pytest.mark.parametrize("odd", [5, "text", ["x"], [None]])
+def test_a_url_whose_context_is_none_is_looked_up_and_named_if_that_does_not_help(
+    server: Server, run: Run, odd: Any
+) -> None:
+    item = {"type": "url", "id": "u" * 64, "context_attributes": odd, "attributes": odd}
+    server.answer(SEARCH, {"data": [file("f", contacted_urls=[item])]})
+    server.answer("/files/f/contacted_urls", {"data": [item]})
+    result = run(SCRIPT, "p:1+", server=server)
+    assert (lines(result), result.returncode) == ([], 3)
+    assert f"contacted_urls known by their ids alone: {'u' * 64}" in result.stderr
+
+
+@pytest.mark.parametrize("cursor", [20, "2:abc"])
+def test_a_relationship_goes_on_at_its_cursor_whatever_that_looks_like(
+    server: Server, run: Run, cursor: int | str
+) -> None:
+    cut = {"data": [domain("a.example")], "meta": {"cursor": cursor}}
+    server.answer(SEARCH, {"data": [file("f", contacted_domains=cut)]})
+    server.answer("/files/f/relationships/contacted_domains", {"data": [domain("b.example"), domain("c.example")]})
+    result = run(SCRIPT, "p:1+", server=server)
+    assert lines(result) == ["DOMAIN: a.example", "DOMAIN: b.example", "DOMAIN: c.example"]
+    assert server.seen[1].query["cursor"] == str(cursor)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -227,3 +228,35 @@ def test_a_notebook_awaits_a_dataframe(server: Server, monkeypatch: pytest.Monke
     assert frame["seen"][0] == pd.Timestamp(0, tz="UTC")
     assert frame.attrs["cursor"] == "next"
     assert "no more" in frame.attrs["incomplete"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"type": ["file"], "id": "1"}, file(2)],
+        [{"type": {"a": 1}, "id": {"b": 2}}],
+        [{"type": "new", "id": "1"}, {"type": "new", "id": "2"}, file(3)],
+        [{"type": "new", "id": "1", "attributes": {"error": "x"}, "error": {"code": "y"}}],
+        [{"type": "file", "error": {"code": "NotFoundError"}}],
+        [{"type": "url", "id": 5, "context_attributes": {"url": 7}}, {"type": "url", "id": "6"}],
+        [file(1, creation_date="٣٣"), file(2, creation_date=3)],
+        [file(1, creation_date={"a": [1]}, tags=5, last_analysis_stats=["x"])],
+    ],
+)
+@pytest.mark.parametrize("form", ["table", "jsonl"])
+def test_objects_of_odd_shapes_are_rows(server: Server, run: Run, items: list[Any], form: str) -> None:
+    server.answer(SEARCH, {"data": items})
+    result = run("search_to_pandas", "p:1+", "--format", form, server=server)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.partition("\n\n")[0].splitlines()) == len(items) + (form == "table")
+
+
+@pytest.mark.parametrize("kind", ["users", "sqlite_master", "", None, ["x"], "a\0b"])
+def test_rows_go_to_no_table_that_virustotal_names(server: Server, run: Run, tmp_path: Path, kind: Any) -> None:
+    with sqlite3.connect(tmp_path / "mine.db") as database:
+        database.execute("CREATE TABLE users (id TEXT, type TEXT)")
+    server.answer(SEARCH, {"data": [{"type": kind, "id": "1"}]})
+    result = run("search_to_pandas", "p:1+", "--output", "mine.db", server=server)
+    assert result.returncode == 0, result.stderr
+    assert database.execute("SELECT count(*) FROM users").fetchone() == (0,)
+    assert database.execute("SELECT id FROM virustotal").fetchone() == ("1",)

@@ -294,3 +294,81 @@ def test_the_part_before_a_cursor_is_not_written_over(tmp_path: Path) -> None:
     check_outputs([str(tmp_path / "o.csv")])
     with pytest.raises(UsageError, match="name another file"):
         check_outputs([str(tmp_path / "o.csv")], resuming=True)
+
+
+# ---- hostile sizes, names and shapes
+
+
+def test_a_semicolon_starts_no_formula_where_it_separates_cells() -> None:
+    hostile = ["a;=HYPERLINK(1)", 'a;"" =x', "a; ＝x", "a;b", "a; b=c"]
+    text = to_text(frame(*({"id": value} for value in hostile)), "csv")
+    assert [line[0] for line in csv.reader(io.StringIO(text))][1:] == [
+        "a;'=HYPERLINK(1)",
+        'a;\'"" =x',
+        "a;' ＝x",
+        "a;b",
+        "a; b=c",
+    ]
+
+
+def many(objects: int, each: int) -> list[dict[str, Any]]:
+    """URLs of one site that answers each visitor with headers of other names."""
+    headers = [{f"h{i}-{j}": f"v{i}" for j in range(each)} | {"server": "x"} for i in range(objects)]
+    return [{"type": "url", "id": str(i), "attributes": {"headers": h}} for i, h in enumerate(headers)]
+
+
+def test_names_without_end_are_gathered_in_one_column(tmp_path: Path) -> None:
+    made = frame(*many(3, 1000))
+    assert len(made.columns) == 1503
+    assert list(made["headers.server"]) == ["x"] * 3
+    names = {name for name in made.columns if name.startswith("headers.h")}
+    for others in made["others"].dropna().map(json.loads):
+        assert not names & set(others)
+        names |= set(others)
+    assert len(names) == 3000  # nothing is lost
+    write(made, [str(tmp_path / "a.db"), str(tmp_path / "a.xlsx"), str(tmp_path / "a.parquet")])
+    assert sqlite3.connect(tmp_path / "a.db").execute("SELECT count(*) FROM virustotal").fetchone() == (3,)
+
+
+def test_an_attribute_of_that_name_is_not_lost_among_the_others() -> None:
+    made = frame({"id": "1", "attributes": {"others": 5} | {f"h{i}": i for i in range(1600)}})
+    assert json.loads(made["others"][0])["others"] == 5
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_one_long_cell_does_not_make_a_megabyte_of_each_row(form: str) -> None:
+    made = frame(*({"id": "x" * (1_000_000 if i == 0 else 1)} for i in range(100)))
+    text = to_text(made, form)
+    assert "[cut: 1000000 characters]" in text.replace("\\", "")
+    assert len(text) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"": "x"},
+        {"a\0b": "x", "a\\x00b": "y"},
+        {'"; DROP TABLE x; --': "x", "a:b": "y", "a%(b)s": "z", "?": "q", "[x]": "r", "'": "s"},
+        {"size": 10**30, "more": -(10**20)},
+    ],
+)
+def test_a_database_takes_whatever_name_and_number_comes(tmp_path: Path, attributes: dict[str, Any]) -> None:
+    output = str(tmp_path / "a.db")
+    write(frame({"id": "1"}), [output])
+    write(frame({"id": "2", "attributes": attributes}), [output])
+    stored = sqlite3.connect(output).execute("SELECT * FROM virustotal WHERE id = 2").fetchone()
+    assert {str(value) for value in attributes.values()} <= {str(value) for value in stored}
+
+
+@pytest.mark.parametrize("value", [[{}], [{"a": {}}], [[{}], 5]])
+def test_parquet_takes_dicts_without_keys(tmp_path: Path, value: Any) -> None:
+    write(frame({"id": "1", "attributes": {"x": value}}), [str(tmp_path / "a.parquet")])
+    assert json.loads(pd.read_parquet(tmp_path / "a.parquet")["x"][0]) == value
+
+
+def test_what_is_nested_deeply_is_a_cell() -> None:
+    deep: dict[str, Any] = {"end": 1}
+    for _ in range(3000):
+        deep = {"a": deep}
+    made = row({"id": "1", "attributes": deep}, {})
+    assert len(made) == 3
