@@ -20,7 +20,7 @@ VirusTotal (and spends quota) and saves each exchange, without the key, over wha
     uv run scripts/replay.py scripts/search_to_pandas.py 'entity:domain p:3+'
     uv run scripts/replay.py --record --recordings mine scripts/search_to_pandas.py 'entity:file p:5+' --limit 5
 
-Exit codes: the command's own; 2 wrong usage, no recordings, or no key to record with.
+Exit codes: the command's own; 1 not all could be recorded, 2 wrong usage, no recordings, or no key to record with.
 """
 
 from __future__ import annotations
@@ -121,12 +121,16 @@ def content(exchange: Exchange) -> bytes:
 
 def readable(body: bytes) -> Exchange:
     """What `content` makes this body of, in the form that is best to read."""
-    with contextlib.suppress(ValueError):
-        return {"body": json.loads(body)}
-    with contextlib.suppress(ValueError, OSError, EOFError):
+    with contextlib.suppress(ValueError, RecursionError):
+        exchange = {"body": json.loads(body)}
+        json.dumps(exchange, indent=1)  # what is nested too deeply to be written stays text
+        return exchange
+    with contextlib.suppress(ValueError, OSError, EOFError, RecursionError):
         if not body.startswith(b"BZh"):  # bz2 takes nothing at all for an archive
             raise ValueError
-        return {"lines": [json.loads(line) for line in bz2.decompress(body).splitlines()]}
+        exchange = {"lines": [json.loads(line) for line in bz2.decompress(body).splitlines()]}
+        json.dumps(exchange, indent=1)
+        return exchange
     with contextlib.suppress(ValueError):
         return {"text": body.decode()}
     return {"base64": base64.b64encode(body).decode()}
@@ -140,8 +144,9 @@ def cut(exchange: Exchange, limit: int, offset: int, cursor: str) -> Exchange:
         return exchange
     end = offset + (limit or len(data))
     if end < len(data):
-        body = body | {"meta": (body.get("meta") or {}) | {"cursor": f"replay-{end}-{cursor}"}}
-        body["links"] = {k: v for k, v in (body.get("links") or {}).items() if k != "next"}
+        meta, links = (body[name] if isinstance(body.get(name), dict) else {} for name in ("meta", "links"))
+        body = body | {"meta": meta | {"cursor": f"replay-{end}-{cursor}"}}
+        body["links"] = {k: v for k, v in links.items() if k != "next"}
     return exchange | {"body": body | {"data": data[offset:end]}}
 
 
@@ -155,7 +160,7 @@ class Answers:
 
     def answer(self, method: str, path: str, query: Mapping[str, str]) -> Exchange:
         """The recorded answer, cut to the `limit` asked; a 404 in VirusTotal's words for what was never recorded."""
-        ours = re.fullmatch(r"replay-(\d+)-(.*)", query.get("cursor", ""))
+        ours = re.fullmatch(r"replay-([0-9]{1,9})-(.*)", query.get("cursor", ""), flags=re.DOTALL)
         offset, cursor = (int(ours[1]), ours[2]) if ours else (0, query.get("cursor", ""))
         wanted = question(method, path, ({**query} | {"cursor": cursor}).items())
         turns = self.turns.get(wanted)
@@ -166,7 +171,7 @@ class Answers:
             return {"status": 404, "body": {"error": {"code": "NotFoundError", "message": message}}}
         exchange = turns.pop(0) if len(turns) > 1 and not offset else turns[0]
         limit = query.get("limit", "")
-        return cut(exchange, int(limit) if limit.isdecimal() else 0, offset, cursor)
+        return cut(exchange, int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0, offset, cursor)
 
 
 class Recorder:
@@ -181,6 +186,7 @@ class Recorder:
         self.folder, self.old = folder, load(folder)
         self.links: dict[str, str] = {}  # a storage URL as it is recorded: the same with its signature
         self.saved: dict[Question, list[Exchange]] = {}
+        self.unsaved = 0
 
     async def answer(self, request: web.Request, path: str) -> Exchange:
         """What VirusTotal (or the storage it redirected to) answers; saved unless just the same was saved before."""
@@ -205,18 +211,30 @@ class Recorder:
             message = self.scrub(f"{type(error).__name__}: {error}".encode()).decode()
             return {"status": 502, "body": {"error": {"code": "TransientError", "message": message}}}
         exchange = json.loads(self.scrub(json.dumps(exchange).encode()))
-        self.save(exchange)
+        try:
+            self.save(exchange)
+        except OSError as error:  # the answer is paid for: the command gets it
+            self.unsaved += 1
+            say(f"error: {asked(exchange)} is not recorded: {error}")
         return exchange
 
     def headers(self, response: aiohttp.ClientResponse) -> dict[str, str]:
-        """The headers worth keeping. A link to storage loses its query: a signature, good for whoever has it."""
-        kept = {name: response.headers[name] for name in HEADERS if name in response.headers}
+        """The headers worth keeping. A link to storage loses its secrets: a signature is good for whoever has it."""
+        # No server passes on a control character, or bytes that are no text.
+        kept = {name: value for name in HEADERS if (value := response.headers.get(name, "\0")).isprintable()}
         if response.content_type == "application/json":
             kept.pop("Content-Type", None)
         if "Location" in kept:
-            target = response.url.join(yarl.URL(kept["Location"]))
-            own = target.origin() == self.client._origin
-            kept["Location"] = target.raw_path_qs if own else str(target.with_query(None))
+            try:
+                target = response.url.join(yarl.URL(kept.pop("Location")))
+                own = target.origin() == self.client._origin
+            except ValueError:  # it leads nowhere, with or without us
+                return kept
+            if target.scheme not in ("http", "https"):
+                return kept
+            kept["Location"] = (
+                target.raw_path_qs if own else str(target.with_user(None).with_query(None).with_fragment(None))
+            )
             if not own:
                 self.links[kept["Location"]] = str(target)
         return kept
@@ -275,7 +293,8 @@ async def replay(command: list[str], folder: Path, *, record: bool = False) -> i
         headers = {"Content-Type": "application/json"} | exchange.get("headers", {})
         if "Location" in headers:
             location = re.sub("^(https?)://", r"/\1/", headers["Location"])
-            headers["Location"] = (here if location == headers["Location"] else elsewhere) + location
+            origin = here if location == headers["Location"] else elsewhere
+            headers["Location"] = f"{origin}/{location.removeprefix('/')}"  # else @host would lead away from loopback
         return web.Response(status=exchange["status"], headers=headers, body=content(exchange))
 
     app = web.Application(client_max_size=1 << 30)
@@ -285,7 +304,8 @@ async def replay(command: list[str], folder: Path, *, record: bool = False) -> i
     try:
         for _ in range(2):  # VirusTotal, and every other host: a redirect there leaves VirusTotal's origin, as in life
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return await run(command, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        code = await run(command, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        return code or int(bool(recorder and recorder.unsaved))
     finally:
         await runner.cleanup()
         if recorder:

@@ -417,6 +417,84 @@ def test_nothing_is_recorded_of_a_virustotal_that_cannot_be_reached(client: Clie
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "mailto:a@b", "file:///etc/passwd", "ftp://a/b", "http://a:99999/"]
+)
+def test_a_redirect_to_nowhere_is_recorded_as_one(client: Client, folder: Path, server: Server, location: str) -> None:
+    server.answer("/files/a", error(302, "Found", Location=location))
+    live = record(client, folder, server, "/files/a")
+    assert "in trouble" not in str(live)
+    assert plain(again(client, folder, "/files/a")) == plain(live)
+    assert len(server.seen) == 1
+
+
+def test_a_link_to_storage_loses_all_its_secrets_and_still_works(
+    client: Client, folder: Path, server: Server, other_host: Server
+) -> None:
+    signed = other_host.url.replace("//", "//user:pa55@") + "/api/v3/pcap?signature=s3cret#t0ken"
+    server.answer("/files/a", error(302, "Found", Location=signed))
+    other_host.answer("/pcap", {"data": 1})
+    assert record(client, folder, server, "/files/a")[0]["status"] == 200
+    kept = "".join(path.name + path.read_text() for path in folder.iterdir())
+    assert not [secret for secret in ("pa55", "s3cret", "t0ken") if secret in kept]
+
+
+@pytest.mark.parametrize("header", ["Content-Type: text/\x1b[31m", "Retry-After: \xff\xfe", "Location: \x01"])
+def test_a_header_that_no_server_passes_on_costs_no_answer(
+    client: Client, folder: Path, server: Server, header: str
+) -> None:
+    async def raw(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.write(f"HTTP/1.1 429 X\r\n{header}\r\nContent-Length: 1\r\n\r\nx".encode("latin-1"))
+        request.transport.close()
+        return web.Response()
+
+    server.answer("/files/a", raw)
+    live = record(client, folder, server, "/files/a")
+    assert plain(live) == plain(again(client, folder, "/files/a")) == [(429, b"x")]
+
+
+@pytest.mark.parametrize("depth", [960, 970, 980, 100_000])
+@pytest.mark.parametrize("compress", [bytes, bz2.compress])
+def test_json_nested_too_deeply_is_recorded_as_it_came(
+    client: Client, folder: Path, server: Server, depth: int, compress: Any
+) -> None:
+    async def deep(request: web.Request) -> web.Response:
+        return web.Response(body=compress(b"[" * depth + b"]" * depth))
+
+    server.answer("/files/a", deep)
+    live = record(client, folder, server, "/files/a")
+    assert plain(live) == plain(again(client, folder, "/files/a"))
+    assert live[0]["status"] == 200
+
+
+@pytest.mark.parametrize("odd", [{"meta": [1]}, {"meta": "x", "links": 5}])
+def test_a_page_with_odd_company_is_cut_all_the_same(client: Client, folder: Path, odd: dict[str, Any]) -> None:
+    write(folder, "a", exchange("/a", {"data": [1, 2, 3]} | odd))
+    assert json.loads(again(client, folder, "/a?limit=1")[0]["body"])["data"] == [1]
+
+
+@pytest.mark.parametrize("asked", ["/a?limit=" + "9" * 5000, "/a?cursor=replay-" + "9" * 5000 + "-"])
+def test_a_number_without_end_is_no_crash(client: Client, folder: Path, asked: str) -> None:
+    write(folder, "a", exchange("/a", {"data": [1, 2, 3]}))
+    assert again(client, folder, asked)[0]["status"] in (200, 404)
+
+
+def test_a_recorded_redirect_does_not_lead_away_from_loopback(client: Client, folder: Path, other_host: Server) -> None:
+    write(folder, "a", exchange("/a", {}, status=302, headers={"Location": other_host.url.replace("http://", "@")}))
+    assert again(client, folder, "/a")[0]["status"] == 404
+    assert not other_host.seen
+
+
+def test_what_cannot_be_saved_reaches_the_command_and_is_said(server: Server, run: Run, tmp_path: Path) -> None:
+    server.answer("/files/a", {"data": 1})
+    remove = "import os, urllib.request; os.rmdir('mine');"
+    ask = "print(urllib.request.urlopen(os.environ['VT_HOST'] + '/api/v3/files/a').read())"
+    result = run("replay", "--record", "--recordings", "mine", sys.executable, "-c", remove + ask, server=server)
+    assert (result.returncode, result.stdout) == (1, "b'{\"data\": 1}'\n")
+    assert "error: GET /files/a is not recorded: " in result.stderr
+
+
 def test_recording_needs_a_key(run: Run, tmp_path: Path) -> None:
     result = run("replay", "--record", "--recordings", tmp_path / "mine", sys.executable, "-c", "")
     assert result.returncode == 2
