@@ -56,7 +56,7 @@ import time
 import tomllib
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn
@@ -284,13 +284,16 @@ def _no_json(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")
 
 
-def parse(line: bytes) -> Any:
-    """The value of a line that is_json, lone surrogates as U+FFFD: they cannot be written as UTF-8."""
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in `line`, None if it is none. Lone surrogates become U+FFFD: they cannot be written as UTF-8."""
     try:
-        return msgspec.json.decode(line)
+        value = msgspec.json.decode(line)
     except (ValueError, RecursionError):
+        if not is_json(line):
+            return None
         text = json.dumps(json.loads(line), ensure_ascii=False)
-        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        value = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return value if isinstance(value, dict) else None
 
 
 @contextmanager
@@ -430,7 +433,7 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
     outcome = Outcome(minute, "published")
     final = dump.path(minute)
     as_published = dump.format == "bz2" and not dump.where and form == "bz2"
-    bad_lines: list[bytes] = []
+    bad: list[bytes] = []
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(open(package, "rb"))
         if as_published:
@@ -440,31 +443,44 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
             parquet = dump.format == "parquet"
             write = stack.enter_context(parquet_sink(part, dump, outcome) if parquet else sink(part, dump.format))
         for block in blocks(source, form):
-            outcome.json += len(block)
             lines = [line for line in block.split(b"\n") if line and not line.isspace()]
+            kept, rejected = sift(lines, dump.where)
+            bad += rejected
+            if bad and not accept:
+                raise RejectedError(f"{len(bad)} lines are not JSON")
+            outcome.json += len(block)
             outcome.lines += len(lines)
-            good = [line for line in lines if is_json(line)]
-            if len(good) < len(lines):
-                bad_lines += [line for line in lines if not is_json(line)]
-                outcome.rejected = len(bad_lines)
-                if not accept:
-                    raise RejectedError(f"{outcome.rejected} lines are not JSON")
-            if dump.where:
-                good = [line for line in good if dictpath.parse(dump.where).find(parse(line))]
-            outcome.kept += len(good)
-            if good:
-                write(good)
-        if bad_lines and not as_published:
-            with whole_file(dump.path(minute, ".rejected")) as rejected:
-                rejected.write_bytes(b"\n".join([*bad_lines, b""]))
+            outcome.kept += len(kept)
+            if kept:
+                write(kept)
+        if bad and not as_published:
+            with whole_file(dump.path(minute, ".rejected")) as beside_it:
+                beside_it.write_bytes(b"\n".join([*bad, b""]))
         if as_published:
             source.close()
             part = stack.enter_context(whole_file(final))
             os.replace(package, part)
+    outcome.rejected = len(bad)
     outcome.size = final.stat().st_size
-    for stale in (".missing",) if bad_lines else (".missing", ".rejected"):
+    for stale in (".missing",) if bad else (".missing", ".rejected"):
         dump.path(minute, stale).unlink(missing_ok=True)
     return outcome
+
+
+def sift(lines: list[bytes], where: str) -> tuple[list[bytes], list[bytes]]:
+    """Those of the `lines` to keep, and those that are not JSON."""
+    if not where:
+        kept = [line for line in lines if is_json(line)]
+        return kept, [line for line in lines if not is_json(line)] if len(kept) < len(lines) else []
+    path = dictpath.parse(where)
+    kept, rejected = [], []
+    for line in lines:
+        value = parse(line)
+        if value is None:
+            rejected.append(line)
+        elif path.find(value):
+            kept.append(line)
+    return kept, rejected
 
 
 class RejectedError(ValueError):
@@ -545,7 +561,7 @@ async def fetch(means: Means, dump: Dump, minute: int, unpacked: tuple[Path, str
         return outcome
     except VirusTotalError as error:
         return Outcome(minute, *verdict(error))
-    except OSError as error:
+    except (OSError, BrokenExecutor) as error:  # a full disk; a worker process that the system killed
         return Outcome(minute, "stop", str(error), 1)
     finally:
         package.unlink(missing_ok=True)
@@ -570,7 +586,7 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
     except VirusTotalError as error:
         status, reason, exit_code = verdict(error)
         return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
-    except OSError as error:
+    except (OSError, BrokenExecutor) as error:
         return [Outcome(hour, "stop", str(error), 1)]
     finally:
         for path in [archive, *(path for path, _ in packages.values())]:
@@ -655,7 +671,7 @@ def links(dump: Dump, minute: int) -> list[Link]:
     with open(dump.path(minute), "rb") as package:
         for block in blocks(package, dump.format):
             for line in filter(is_json, block.split(b"\n")):
-                item = parse(line)
+                item = parse(line) or {}
                 context = item.get("context_attributes")
                 for kind in dump.artifacts:
                     url = context.get(LINKS[kind]) if isinstance(context, dict) else None
@@ -701,7 +717,7 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     folder.mkdir(exist_ok=True)
     gone: dict[str, str] = {}
     failed: list[VirusTotalError] = []
-    ended: list[VirusTotalError | OSError] = []
+    ended: list[Exception] = []
 
     async def one(link: Link) -> None:
         final = folder / link.name
@@ -723,7 +739,7 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
                 gone[link.name] = reason
             else:
                 (ended if status == "stop" else failed).append(error)
-        except OSError as error:
+        except (OSError, BrokenExecutor) as error:
             ended.append(error)
         finally:
             part.unlink(missing_ok=True)
@@ -864,6 +880,9 @@ class Run:
             for minute, hour in again:
                 if self.not_yet is None or minute < self.not_yet:
                     self.untried.update(range(minute, minute + (60 if hour else 1)))
+            for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
+                for at in (minute - 1, minute + 1):
+                    self.unmark(at)
             if self.not_yet is None and (unit := next(todo, None)):
                 self.untried_from = unit[0]
 
@@ -918,11 +937,16 @@ class Run:
         if not longer:
             say(f"{ranges(row)}: not found, {ROW} or more in a row (older than 7 days, or VirusTotal has a gap)")
         for at in row:
-            if (marker := self.dump.path(at, ".missing")).exists():
-                marker.unlink(missing_ok=True)
-                self.missing = max(0, self.missing - 1)
+            self.unmark(at)
         self.failed |= row
         self.gone |= row
+
+    def unmark(self, minute: int) -> None:
+        """Takes the mark of a missing minute away, if it has one."""
+        marker = self.dump.path(minute, ".missing")
+        if marker.exists():
+            marker.unlink(missing_ok=True)
+            self.missing = max(0, self.missing - 1)
 
 
 @contextmanager
@@ -938,7 +962,9 @@ def claimed(dump: Dump) -> Iterator[None]:
     with open(root / ".feed_dump", "a+", encoding="utf-8") as file:
         lock(file, shared=True)
         file.seek(0)
-        known: dict[str, Any] = json.loads(file.read() or "{}")
+        known: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):  # empty, or cut off by a full disk
+            known = json.loads(file.read())
         for key, value in settings.items():
             if known.get(key, value) != value:
                 raise UsageError(f"{dump.out} holds another dump ({key}: {known[key]}): name another --out")
@@ -976,7 +1002,7 @@ def sweep(root: Path, file: Any) -> None:
 
 
 def quietly() -> None:
-    """A worker process leaves Ctrl-C to the run, and does not outlive it."""
+    """A worker process does not outlive its run, not even a killed one."""
     import multiprocessing
     import threading
 
@@ -984,7 +1010,6 @@ def quietly() -> None:
         multiprocessing.parent_process().join()  # type: ignore[union-attr]
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
@@ -999,7 +1024,15 @@ def pool(dump: Dump) -> Executor:
         return ThreadPoolExecutor(cores)
     import multiprocessing
 
-    return ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), quietly)
+    workers = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), quietly)
+    # Ctrl-C reaches the whole process group: the workers ignore it from their first moment on, which is inherited.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for _ in range(cores):
+            workers.submit(os.getpid)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    return workers
 
 
 def unit_fetcher(dump: Callable[[], Dump], client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
@@ -1153,26 +1186,27 @@ def verify(out: Path) -> int:
     files = []
     for path in out.glob("date=*/hour=*/*"):
         if found := re.fullmatch(r"(_?)(\d{12})(\.[a-z0-9.]+)", path.name):
-            minute = int(moment(found[2]) // 60)
             if found[3] in SUFFIXES.values() and not found[1]:
-                there.add(minute)
+                there.add(int(moment(found[2]) // 60))
                 files.append(path)
             elif found[3] == ".missing":
-                marked.add(minute)
-    if not files and not marked:
+                marked.add(int(moment(found[2]) // 60))
+            elif found[3] == ".artifacts":
+                files.append(path)
+    if not there and not marked:
         raise UsageError(f"{out} holds no minutes of a feed")
     damaged = bad_lines = 0
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         for path, (bad, reason) in zip(sorted(files), workers.map(check, sorted(files)), strict=True):
             bad_lines += bad
+            damaged += bool(reason)
             if reason:
-                damaged += 1
                 print(f"damaged\t{printable(path)}\t{printable(reason)}")
             elif bad:
                 print(f"not JSON\t{printable(path)}\t{bad} lines")
     gaps = set(range(min(there | marked), max(there | marked))) - there - marked
-    if gaps:
-        print(*(f"gap\t{gap}" for gap in ranges(gaps).split(", ")), sep="\n")
+    for gap in ranges(gaps).split(", ") if gaps else []:
+        print(f"gap\t{gap}")
     whole = not damaged and not gaps
     say(
         f"{'' if whole else 'INCOMPLETE: '}{len(files)} files, {damaged} damaged (delete them and run the dump again), "
@@ -1184,8 +1218,9 @@ def verify(out: Path) -> int:
 def check(path: Path) -> tuple[int, str]:
     """How many lines of a published file are not JSON, and what is wrong with the file itself, if anything is."""
     try:
-        with contextlib.ExitStack() as stack:
-            file: Any = stack.enter_context(open(path, "rb"))
+        if path.suffix == ".artifacts":
+            return 0, check_artifacts(path)
+        with open(path, "rb") as file:
             if path.suffix == ".parquet":
                 import pyarrow.parquet
 
@@ -1196,6 +1231,23 @@ def check(path: Path) -> tuple[int, str]:
             return sum(not is_json(line) for line in lines if line and not line.isspace()), ""
     except Exception as error:  # whatever a damaged file makes its reader raise
         return 0, str(error) or type(error).__name__
+
+
+def check_artifacts(folder: Path) -> str:
+    """What is wrong with the artifacts of a minute; only the samples' zips hold a checksum."""
+    if not (folder / "index.json").exists():
+        return "not all of its artifacts are there yet"
+    for name, of in json.loads((folder / "index.json").read_text(encoding="utf-8"))["files"].items():
+        if not (folder / name).is_file():
+            return f"{name} is not there"
+        if of["kind"] == "file":
+            import pyzipper
+
+            with pyzipper.AESZipFile(folder / name) as archive:
+                archive.setpassword(b"infected")
+                if archive.testzip():
+                    return f"{name} is broken"
+    return ""
 
 
 def main(
@@ -1410,7 +1462,7 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
         parsed = dictpath.parse(path)
         try:
             matches = parsed.find(obj)
-        except (TypeError, RecursionError):  # `sorted` of what is no list, `sub` of what is no text; too deep
+        except TypeError:  # `sorted` of what is no list, `sub` of what is no text
             matches = []
         return (match.value for match in matches)
 

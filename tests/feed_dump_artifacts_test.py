@@ -70,6 +70,9 @@ def test_artifacts_stand_beside_their_minute_under_safe_names(server: Server, ru
     assert index["kinds"] == ["html", "memdump", "pcap"] and set(index["files"]) == set(got) and not index["gone"]
     asked = len(server.seen)
     assert run(*args, server=server).returncode == 0 and len(server.seen) == asked, "nothing is asked for twice"
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
+    (tmp_path / "d" / layout(START, ".artifacts") / min(got)).unlink()
+    assert f"{min(got)} is not there" in run("feed_dump", "verify", tmp_path / "d").stdout
 
 
 def test_a_link_to_another_host_is_followed_without_the_key(
@@ -127,7 +130,14 @@ def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run
         assert archive.namelist() == [sha] and archive.read(sha) == sample
     with zipfile.ZipFile(folder / f"{sha}.zip") as plain, pytest.raises((RuntimeError, NotImplementedError)):
         plain.read(sha)
-    assert sample[:2] not in (folder / f"{sha}.zip").read_bytes()[:2]
+    assert "not all of its artifacts are there" in run("feed_dump", "verify", tmp_path / "d").stdout
+    server.answer("/feeds/files/t2/download", error(404, "NotFoundError"))
+    assert run(*args, server=server).returncode == 0
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
+    archived = bytearray((folder / f"{sha}.zip").read_bytes())
+    archived[len(archived) // 2] ^= 1
+    (folder / f"{sha}.zip").write_bytes(archived)
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 3
 
 
 def test_killed_runs_leave_whole_artifacts_and_a_last_run_the_rest(server: Server, tmp_path: Path) -> None:

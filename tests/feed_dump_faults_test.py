@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import bz2
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,35 +65,40 @@ FAULTS: dict[str, Handler] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_heals_is_met_by_asking_again(server: Server, run: Run, tmp_path: Path, fault: str) -> None:
-    packages = publish(server, NAMES)
-    # Twice: aiohttp itself repeats a GET whose kept connection is reset.
-    server.answer(f"/feeds/files/{FAULTY}", FAULTS[fault], FAULTS[fault], body(packages[FAULTY]))
-    args = ("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", tmp_path / "d")
-    result = run(*args, server=server, VT_MAX_WAIT="8")
+MANY = minutes(0, 3 * len(FAULTS))
+FAULT_OF = dict(zip(MANY[1::3], FAULTS, strict=True))  # a minute for each, good ones around it
+ALL = ("--from", MANY[0], "--to", minutes(len(MANY), 1)[0], "--jobs", 2 * len(FAULTS))
+
+
+def test_faults_that_heal_are_met_by_asking_again(server: Server, run: Run, tmp_path: Path) -> None:
+    packages = publish(server, MANY)
+    for name, fault in FAULT_OF.items():
+        # Twice: aiohttp itself repeats a GET whose kept connection is reset.
+        server.answer(f"/feeds/files/{name}", FAULTS[fault], FAULTS[fault], body(packages[name]))
+    result = run("feed_dump", "files", *ALL, "--out", tmp_path / "d", server=server, VT_MAX_WAIT="10")
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
-    assert f"{FAULTY}: " in result.stderr and "asking again" in result.stderr
+    for name, fault in FAULT_OF.items():
+        assert re.search(f"{name}: .*asking again", result.stderr), fault
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "429"])
-def test_a_fault_that_stays_is_reported_and_never_published(
-    server: Server, run: Run, tmp_path: Path, fault: str
-) -> None:
-    packages = publish(server, NAMES)
-    server.answer(f"/feeds/files/{FAULTY}", FAULTS[fault])
-    args = ("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", tmp_path / "d")
-    result = run(*args, server=server, VT_MAX_WAIT="1.5")
+def test_faults_that_stay_are_reported_and_never_published(server: Server, run: Run, tmp_path: Path) -> None:
+    packages = publish(server, MANY)
+    faulty = {name: fault for name, fault in FAULT_OF.items() if fault != "429"}  # that one ends the run
+    for name, fault in faulty.items():
+        server.answer(f"/feeds/files/{name}", FAULTS[fault])
+    args = ("feed_dump", "files", *ALL, "--out", tmp_path / "d")
+    result = run(*args, server=server, VT_MAX_WAIT="2.5")
     assert result.returncode == 3
-    assert f"failed: {FAULTY};" in result.stderr.splitlines()[-1]
-    del packages[FAULTY]
-    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
-    server.answer(f"/feeds/files/{FAULTY}", body(GOOD))
+    assert f"failed: {', '.join(sorted(faulty))};" in result.stderr.splitlines()[-1]
+    good = {layout(name): content for name, content in packages.items()}
+    assert files(tmp_path / "d") == {path: content for path, content in good.items() if path[-22:-10] not in faulty}
+    for name in faulty:
+        server.answer(f"/feeds/files/{name}", body(packages[name]))
     asked = len(server.seen)
     assert run(*args, server=server).returncode == 0
-    assert server.paths[asked:] == [f"GET /feeds/files/{FAULTY}"]
-    assert files(tmp_path / "d")[layout(FAULTY)] == GOOD
+    assert sorted(server.paths[asked:]) == [f"GET /feeds/files/{name}" for name in sorted(faulty)]
+    assert files(tmp_path / "d") == good
 
 
 def test_an_exhausted_quota_ends_the_run_with_4_and_what_is_done_is_kept(

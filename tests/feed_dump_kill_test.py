@@ -18,6 +18,7 @@ from conftest import SCRIPTS, Handler, Server, environment, error
 from feed_dump_test import body, files, layout, minutes, publish
 
 NAMES = minutes(0, 480)
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, and locks that a killed process lets go of")
 
 
 def start(tmp_path: Path, server: Server, out: Path, *args: str, end: str = "202611220800") -> subprocess.Popen[str]:
@@ -67,9 +68,13 @@ def caught(process: subprocess.Popen[str], out: Path, files_more: int) -> bool:
     return process.poll() is None
 
 
-@pytest.mark.parametrize("args", [(), ("--format", "zst", "--where", "$.attributes[?(@ > 2)]")], ids=["raw", "where"])
-def test_fifty_kills_and_one_last_run_leave_what_one_run_leaves(
-    feed: Server, tmp_path: Path, args: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("kills", "args"),
+    [(50, ()), (10, ("--format", "zst", "--where", "$.attributes[?(@ > 2)]"))],
+    ids=["fifty, raw", "ten, with worker processes"],
+)
+def test_kills_and_one_last_run_leave_what_one_run_leaves(
+    feed: Server, tmp_path: Path, kills: int, args: tuple[str, ...]
 ) -> None:
     code, stderr = end(start(tmp_path, feed, tmp_path / "whole", *args))
     assert code == 0, stderr
@@ -77,7 +82,7 @@ def test_fifty_kills_and_one_last_run_leave_what_one_run_leaves(
     assert len(whole) == len(NAMES)
     random.seed(3)
     killed = 0
-    for _ in range(50):
+    for _ in range(kills):
         process = start(tmp_path, feed, tmp_path / "killed", *args, "--jobs", "2")
         killed += caught(process, tmp_path / "killed", random.randint(0, 6))
         time.sleep(random.uniform(0, 0.02))
@@ -85,13 +90,12 @@ def test_fifty_kills_and_one_last_run_leave_what_one_run_leaves(
         process.communicate()
         for name, content in files(tmp_path / "killed").items():
             assert name.endswith(".part") or content == whole[name]
-    assert killed > 30, "the range is too short for this machine"
+    assert killed > 0.6 * kills, "the range is too short for this machine"
     code, stderr = end(start(tmp_path, feed, tmp_path / "killed", *args))
     assert code == 0, stderr
     assert files(tmp_path / "killed") == whole
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("args", [(), ("--follow",), ("--where", "$.id")], ids=["range", "follow", "where"])
 def test_a_signal_ends_a_run_with_130_and_whole_files(
