@@ -161,14 +161,14 @@ def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
     kinds = frame["type"].value_counts().index
     if not len(kinds) or kinds[0] not in TELLING:
         return frame.dropna(axis="columns", how="all")
-    names = TELLING[kinds[0]]
-    kept = frame[[name for name in names if name in frame and frame[name].notna().any()]].copy()
+    names = [name for name in TELLING[kinds[0]] if name in frame and frame[name].notna().any()]
+    kept = frame[names or ["id"]].copy()
     if "url" in kept:
         kept["url"] = kept["url"].astype(object).fillna(frame["id"])  # an id has been a number
     if len(kinds) > 1:
-        kept.insert(min(1, len(kept.columns)), "type", frame["type"])
+        kept.insert(1, "type", frame["type"])
     if "error.code" in frame:
-        kept.insert(min(1, len(kept.columns)), "error", frame["error.code"])
+        kept.insert(1, "error", frame["error.code"])
     return kept.rename(columns=lambda name: re.sub("^(popular_threat_classification|last_analysis_stats)[.]", "", name))
 
 

@@ -238,6 +238,7 @@ def test_a_notebook_awaits_a_dataframe(server: Server, monkeypatch: pytest.Monke
         [{"type": "new", "id": "1"}, {"type": "new", "id": "2"}, file(3)],
         [{"type": "new", "id": "1", "attributes": {"error": "x"}, "error": {"code": "y"}}],
         [{"type": "file", "error": {"code": "NotFoundError"}}],
+        [{"type": "url", "id": "1"}, {"type": "url", "id": "2"}],
         [{"type": "url", "id": 5, "context_attributes": {"url": 7}}, {"type": "url", "id": "6"}],
         [file(1, creation_date="٣٣"), file(2, creation_date=3)],
         [file(1, creation_date={"a": [1]}, tags=5, last_analysis_stats=["x"])],
