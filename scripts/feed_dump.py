@@ -562,7 +562,7 @@ async def fetch(means: Means, dump: Dump, minute: int, unpacked: tuple[Path, str
     except VirusTotalError as error:
         return Outcome(minute, *verdict(error))
     except (OSError, BrokenExecutor) as error:  # a full disk; a worker process that the system killed
-        return Outcome(minute, "stop", str(error), 1)
+        return Outcome(minute, "stop", local(error, dump), 1)
     finally:
         package.unlink(missing_ok=True)
 
@@ -587,7 +587,7 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
         status, reason, exit_code = verdict(error)
         return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
     except (OSError, BrokenExecutor) as error:
-        return [Outcome(hour, "stop", str(error), 1)]
+        return [Outcome(hour, "stop", local(error, dump), 1)]
     finally:
         for path in [archive, *(path for path, _ in packages.values())]:
             path.unlink(missing_ok=True)
@@ -628,6 +628,11 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
 def beside(final: Path) -> Path:
     """A temporary name in the folder of `final`, which `sweep` knows."""
     return final.with_name(f".{os.urandom(6).hex()}.part")
+
+
+def local(error: Exception, dump: Dump) -> str:
+    """What went wrong on this machine, in a line."""
+    return f"cannot write to {dump.out}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def verdict(error: VirusTotalError) -> tuple[str, str, int]:
@@ -724,7 +729,9 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
         part = beside(final)
 
         async def once() -> None:
-            await download(means.client, link.url, to=part)
+            # VirusTotal's own links are the configured host's (VT_HOST: a replay, a proxy), which alone gets the key.
+            url = re.sub(r"^https://(www\.)?virustotal\.com(?=/api/v3/)", means.client._host, link.url)
+            await download(means.client, url, to=part)
             await means.work(store, part, final, link)
 
         try:

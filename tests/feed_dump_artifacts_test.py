@@ -56,8 +56,11 @@ def artifacts(out: Path) -> dict[str, bytes]:
     return {path.removeprefix(folder): content for path, content in files(out).items() if path.startswith(folder)}
 
 
-def test_artifacts_stand_beside_their_minute_under_safe_names(server: Server, run: Run, tmp_path: Path) -> None:
-    contents = behaviours(server, server.url)
+@pytest.mark.parametrize("host", ["", "https://www.virustotal.com"])
+def test_artifacts_stand_beside_their_minute_under_safe_names(
+    server: Server, run: Run, tmp_path: Path, host: str
+) -> None:
+    contents = behaviours(server, host or server.url)
     serve(server, contents)
     args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap,html,memdump")
     result = run(*args, server=server)

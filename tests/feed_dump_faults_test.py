@@ -199,7 +199,8 @@ def test_a_full_disk_ends_the_run_with_whole_files_only(server: Server, tmp_path
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )  # fmt: skip
     assert result.returncode == 1, result.stderr
-    assert "File too large" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+    assert f"cannot write to {tmp_path / 'd'}: File too large" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
     suffix = f".jsonl.{form}"
     assert set(files(tmp_path / "d")) == {layout(name, suffix) for name in NAMES[:5]}
     assert run_verify(tmp_path) == 0
