@@ -773,18 +773,20 @@ def resumption(cursor: str | None) -> str:
 def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
     """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
 
-    `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError of a Ctrl-C, or the
+    OSError of an output that could not be written.
     """
     spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
     more = resumption(cursor)
     if stopped is None:
         say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
         return 0
-    if not isinstance(stopped, VirusTotalError):
-        say(f"INCOMPLETE: {spent}; interrupted{more}")
-        return 130
-    say(f"INCOMPLETE: {spent}; {stopped.code}: {stopped.message}{more}")
-    return 4 if stopped.status == 429 else 3
+    if isinstance(stopped, VirusTotalError):
+        reason, code = f"{stopped.code}: {stopped.message}", 4 if stopped.status == 429 else 3
+    else:
+        reason, code = (str(stopped), 1) if isinstance(stopped, OSError) else ("interrupted", 130)
+    say(f"INCOMPLETE: {spent}; {reason}{more}")
+    return code
 
 
 # [[[end]]]

@@ -364,16 +364,13 @@ def main(
     found, client = asyncio.run(work())
     rows = found.rows(min_files=min_files, defang=defang)
     form = form or (None if outputs else Format.text)
-    try:
-        if outputs:
-            write(as_frame(rows), outputs, table="infrastructure")
-        if form == Format.text:
-            print("=== Results: ===", *(f"{row['type'].upper()}: {printable(row['value'])}" for row in rows), sep="\n")
-        elif form:
-            print(to_text(as_frame(rows), form), end="")
-    finally:  # what is missing is said even if the rest cannot be written
-        code = report(found, len(rows), client)
-    return code
+    failed = write(as_frame(rows), outputs, table="infrastructure") if outputs else None
+    if form == Format.text:
+        print("=== Results: ===", *(f"{row['type'].upper()}: {printable(row['value'])}" for row in rows), sep="\n")
+    elif form:
+        print(to_text(as_frame(rows), form), end="")
+    found.stopped = failed or found.stopped
+    return report(found, len(rows), client)
 
 
 # [[[cog vendor("output") ]]]
@@ -818,39 +815,46 @@ def deliver(
     raw: bool = False,
     table: str = "virustotal",
     below: str = "",
-) -> None:
+) -> OSError | None:
     """Writes the `outputs`, then prints the `form` (a table with `below` under it, unless there are outputs).
 
     What people read, a terminal or a Markdown page, gets `view`, the telling columns; what programs read gets all.
+    Returns what could not be written, as `write` does.
     """
-    for output in outputs:
-        write(view if output.endswith(".md") else frame, [output], raw=raw, table=table)
+    pages = [output for output in outputs if output.endswith(".md")]
+    failed = write(frame, [output for output in outputs if output not in pages], raw=raw, table=table)
+    failed = write(view, pages) or failed
     form = form or (None if outputs else TableFormat.table)
     if form == TableFormat.table:
         print(to_text(view, form) + below if len(frame) else "", end="")
     elif form:
         wanted = view if form == TableFormat.markdown else frame
         print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
+    return failed
 
 
-def write(frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal") -> None:
+def write(
+    frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal"
+) -> OSError | None:
     """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
 
-    Should one fail, the table is kept as JSON lines in the temporary folder, and the OSError says where.
+    Returns None, or what could not be written and where its rows are kept instead: they cost quota.
     """
+    reasons = []
     for output in outputs:
         try:
             write_one(frame, output, raw=raw, table=table)
-        except Exception as error:  # whatever the library or the disk says: these rows cost quota
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False
-            ) as kept:
-                kept.write(to_text(frame, "jsonl"))
+        except Exception as error:  # whatever the library, the database or the disk says
             cause: BaseException = error
             while cause.__cause__:  # the outer ones quote whole statements
                 cause = cause.__cause__
             where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
-            raise OSError(f"cannot write {where}: {why}; the rows are kept in {kept.name}") from error
+            reasons.append(f"cannot write {where}: {why}")
+    if not reasons:
+        return None
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False) as kept:
+        kept.write(to_text(frame, "jsonl"))
+    return OSError(f"{'; '.join(reasons)}; the rows are kept in {kept.name}")
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -1244,18 +1248,20 @@ def resumption(cursor: str | None) -> str:
 def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
     """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
 
-    `stopped` is what ended the work early, if anything did: a VirusTotalError, or the CancelledError of a Ctrl-C.
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError of a Ctrl-C, or the
+    OSError of an output that could not be written.
     """
     spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
     more = resumption(cursor)
     if stopped is None:
         say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
         return 0
-    if not isinstance(stopped, VirusTotalError):
-        say(f"INCOMPLETE: {spent}; interrupted{more}")
-        return 130
-    say(f"INCOMPLETE: {spent}; {stopped.code}: {stopped.message}{more}")
-    return 4 if stopped.status == 429 else 3
+    if isinstance(stopped, VirusTotalError):
+        reason, code = f"{stopped.code}: {stopped.message}", 4 if stopped.status == 429 else 3
+    else:
+        reason, code = (str(stopped), 1) if isinstance(stopped, OSError) else ("interrupted", 130)
+    say(f"INCOMPLETE: {spent}; {reason}{more}")
+    return code
 
 
 # [[[end]]]

@@ -198,6 +198,19 @@ def test_several_outputs_and_a_database_url_are_written_from_one_search(
         assert len(pd.read_sql("file", f"sqlite:///{tmp_path / name}")) == 2
 
 
+def test_an_output_that_fails_costs_neither_the_others_nor_the_cursor(server: Server, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_text("no database, whatever its name says")
+    server.answer(SEARCH, {"data": [file(1)], "meta": {"cursor": "next"}})
+    result = run("search_to_pandas", "x", "--limit", 1, "--output", "a.db", "--output", "a.csv", server=server)
+    assert (result.returncode, len(pd.read_csv(tmp_path / "a.csv"))) == (1, 1)
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith("INCOMPLETE: 1 objects, 1 request; cannot write a.db: ")
+    assert said.endswith("; go on with --cursor next")
+    kept = Path(said.partition("; the rows are kept in ")[2].partition(";")[0])
+    assert ids(kept.read_text()) == [file(1)["id"]]
+    kept.unlink()
+
+
 def test_a_table_goes_through_the_pages_of_a_large_search(server: Server, run: Run) -> None:
     async def pages(request: web.Request) -> web.Response:
         start, limit = int(request.query.get("cursor", 0)), int(request.query["limit"])
