@@ -99,7 +99,7 @@ def test_what_failed_is_fetched_by_the_next_run_and_what_is_gone_is_noted(
     server.answer(paths[1], error(404, "NotFoundError"))
     server.answer(paths[2], body(b""))
     args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
-    result = run(*args, server=server, VT_MAX_WAIT="2")
+    result = run(*args, server=server)
     assert result.returncode == 3 and "2 of 7 artifacts failed" in result.stderr
     assert "index.json" not in artifacts(tmp_path / "d") and len(artifacts(tmp_path / "d")) == 4
     serve(server, {path: contents[path] for path in (paths[0], paths[2])})
@@ -124,7 +124,7 @@ def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run
     server.answer("/feeds/files/t1/download", body(sample))
     server.answer("/feeds/files/t2/download", body(sample))
     args = ("feed_dump", "files", *RANGE, "--out", tmp_path / "d", "--files")
-    result = run(*args, server=server, VT_MAX_WAIT="1.5")
+    result = run(*args, server=server)
     assert result.returncode == 3 and f"not the sample, but one with SHA-256 {sha}" in result.stderr
     folder = tmp_path / "d" / layout(START, ".artifacts")
     assert [path.name for path in folder.iterdir()] == [f"{sha}.zip"]

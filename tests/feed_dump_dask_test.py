@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import KEY, SCRIPTS, Server, environment, error
-from feed_dump_kill_test import caught, end, slowly
+from feed_dump_kill_test import PATIENT, Gate, caught, end
 from feed_dump_test import files, layout, minutes, publish
 
 pytest.importorskip("distributed")
@@ -68,7 +68,7 @@ class Cluster:
 def cluster(tmp_path: Path, server: Server) -> Iterator[Cluster]:
     folder = tmp_path / "cluster"
     folder.mkdir()
-    running = Cluster(folder, environment(tmp_path, server))
+    running = Cluster(folder, environment(tmp_path, server, **PATIENT))
     yield running
     running.close()
 
@@ -85,14 +85,17 @@ def dump(tmp_path: Path, server: Server | None, out: Path, *args: str) -> subpro
 @pytest.mark.skipif(os.name != "posix", reason="a killed worker is a POSIX affair here")
 def test_a_killed_worker_costs_no_minute_and_none_twice(server: Server, cluster: Cluster, tmp_path: Path) -> None:
     packages = publish(server, NAMES)
+    gate = Gate()
+    gate.left = 150
     for name, content in packages.items():
-        server.answer(f"/feeds/files/{name}", slowly(content))
+        server.answer(f"/feeds/files/{name}", gate.slowly(content))
     server.answer(f"/feeds/files/{NAMES[100]}", error(404, "NotFoundError"))
     doomed, _ = cluster.worker(), cluster.worker()
     out = tmp_path / "d"
     process = dump(tmp_path, server, out, "--scheduler", cluster.address)
     assert caught(process, out, 40), process.communicate()
     doomed.kill()
+    gate.left = float("inf")
     code, stderr = end(process, timeout=90)
     assert code == 0, stderr + cluster.logs()
     del packages[NAMES[100]]

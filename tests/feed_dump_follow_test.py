@@ -56,12 +56,12 @@ def test_a_followers_failures_are_tried_again_without_a_new_start(
 def test_a_follower_that_waits_ends_at_once_when_told_to(server: Server, tmp_path: Path, sent: signal.Signals) -> None:
     packages = publish(server, NAMES)
     process = start(tmp_path, server, tmp_path / "d", "--follow", end="")
-    while len(files(tmp_path / "d")) < len(NAMES):
+    probed = "GET /feeds/files/202611220005"
+    while len(list((tmp_path / "d").rglob("2*.bz2"))) < len(NAMES) or probed not in server.paths:
         assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(0.5)
     process.send_signal(sent)
-    code, stderr = end(process, timeout=10)
+    code, stderr = end(process)
     assert code == 130 and "5 minutes (25 lines" in stderr and "interrupted" in stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
 

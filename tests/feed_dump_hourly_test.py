@@ -88,7 +88,7 @@ def test_without_an_archive_the_minutes_are_fetched(server: Server, run: Run, tm
         "503": error(503, "TransientError"),
     }
     server.answer("/feeds/files/hourly/2026112201", answers[wrong])
-    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server, VT_MAX_WAIT="2")
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
 
