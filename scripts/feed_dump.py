@@ -58,6 +58,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn
 
@@ -72,6 +73,16 @@ from jsonpath_ng.exceptions import JSONPathError
 from jsonpath_ng.ext import parse as parse_jsonpath
 
 FEEDS = ("files", "urls", "file_behaviours", "domains", "ip_addresses")
+
+
+class Format(StrEnum):
+    """What a minute's file is: the package as published, or its lines."""
+
+    bz2 = "bz2"
+    zst = "zst"
+    parquet = "parquet"
+
+
 SUFFIXES = {"bz2": ".jsonl.bz2", "zst": ".jsonl.zst", "parquet": ".parquet"}
 NOT_YET = ("NotAvailableYet", "NotAvailableYetError")  # both have been seen
 ROW = 3  # one missing minute is normal, "several in a row" are not (VirusTotal's words)
@@ -145,6 +156,14 @@ def name(minute: int) -> str:
     return f"{datetime.datetime.fromtimestamp(minute * 60, datetime.UTC):%Y%m%d%H%M}"
 
 
+def named(text: str) -> int | None:
+    """The minute that VirusTotal writes as `text`; None if there is no such minute."""
+    try:
+        return int(datetime.datetime.strptime(f"{text}+0000", "%Y%m%d%H%M%z").timestamp() // 60)
+    except ValueError:
+        return None
+
+
 def ranges(minutes: set[int]) -> str:
     """Minutes by name, neighbours drawn together."""
     parts = []
@@ -172,7 +191,6 @@ def moment(text: str, now: float | None = None) -> float:
         raise UsageError(f"no time: {text} (YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d)") from None
 
 
-Matches = list[Any]  # what a JSONPath matched in a line
 KINDS = ("string", "int", "float", "bool", "time")
 DEFAULT_COLUMNS = ("id:string=$.id", "type:string=$.type", "json:string=$")
 
@@ -208,7 +226,7 @@ def checked(option: str, path: str) -> str:
 # The package: from bzip2 to lines, checked, to a file. Runs in threads or processes, no network here.
 
 
-def unpacked(package: BinaryIO, form: str) -> Iterator[bytes]:
+def decompressed(package: BinaryIO, form: str) -> Iterator[bytes]:
     """What a `package` of the form bz2, zst or plain holds, some MB at a time.
 
     Raises ValueError unless it is complete and nothing else; several streams in a row are one good file.
@@ -244,9 +262,9 @@ def unpacked(package: BinaryIO, form: str) -> Iterator[bytes]:
 
 
 def blocks(package: BinaryIO, form: str = "bz2") -> Iterator[bytes]:
-    """What a `package` holds (see `unpacked`), cut where a line ends."""
+    """What a `package` holds (see `decompressed`), cut where a line ends."""
     rest: list[bytes] = []
-    for data in unpacked(package, form):
+    for data in decompressed(package, form):
         cut = data.rfind(b"\n") + 1
         if cut:
             yield b"".join([*rest, data[:cut]])
@@ -285,15 +303,31 @@ def _no_json(word: str) -> NoReturn:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The JSON object in `line`, None if it is none. Lone surrogates become U+FFFD: they cannot be written as UTF-8."""
+    """The JSON object in `line`, None if it is none, or nested too deep.
+
+    Lone surrogates become U+FFFD: they cannot be written as UTF-8. A number that Python takes for an attack (over 4300
+    digits) becomes text.
+    """
     try:
         value = msgspec.json.decode(line)
     except (ValueError, RecursionError):
         if not is_json(line):
             return None
-        text = json.dumps(json.loads(line), ensure_ascii=False)
-        value = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        try:
+            value = json.loads(line, parse_int=lambda digits: int(digits) if len(digits) < 4300 else digits)
+            text = json.dumps(value, ensure_ascii=False)
+            value = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        except (ValueError, RecursionError):
+            return None
     return value if isinstance(value, dict) else None
+
+
+def matches(item: dict[str, Any], path: str) -> list[Any]:
+    """What `path` matches in `item`; nothing where the item is nested too deep to be searched."""
+    try:
+        return dictpath.get_all(item, path)
+    except RecursionError:
+        return []
 
 
 @contextmanager
@@ -311,58 +345,95 @@ def sink(path: Path, form: str) -> Iterator[Callable[[list[bytes]], Any]]:
             yield lambda lines: stream.write(b"\n".join([*lines, b""]))
 
 
-def kind_of(path: str, matches: list[Matches]) -> str:
-    """The type of a column, from what `path` matched in each line of a minute: VirusTotal publishes no schema.
+def kind_of(path: str, types: set[type]) -> str:
+    """The type of a column, from the Python `types` of what `path` matched (list: of what is in the lists too).
 
-    Whole numbers are `time` where vt-py takes a key for a date; what is mixed, nested or never there is `string`.
+    VirusTotal publishes no schema. Whole numbers are `time` where vt-py takes a key for a date; what is mixed, nested
+    or never there is `string`.
     """
-    plural = bool(re.search(r"[*?,|]|\.\.|\[[^'\"\]]*:", path))  # a path that may match several times
-    several = plural or any(isinstance(value, list) for row in matches for value in row)
-    values = [v for row in matches for value in row for v in (value if isinstance(value, list) else [value])]
-    types = {type(value) for value in values} - {type(None)}
+    plural = re.search(r"[*?,|]|\.\.|\[[^'\"\]]*:", path)  # a path that may match several times
+    several = bool(plural) or list in types
+    types = types - {type(None), list}
     key = re.split(r"[.\[]", path)[-1].strip("']")
     if types == {int} and re.fullmatch(r".+_date|date|last_login|user_since", key):
         kind = "time"
+    elif types == {int, float}:
+        kind = "float"
     else:
-        single = {bool: "bool", int: "int", float: "float", str: "string"}
+        single = {bool: "bool", int: "int", float: "float"}
         kind = single.get(next(iter(types)), "string") if len(types) == 1 else "string"
-        kind = "float" if types == {int, float} else kind
     return kind + "[]" * several
 
 
+def settled(dump: Dump, package: Path, form: str) -> Dump:
+    """`dump` with a type for each column: as on record in the directory, else as the lines of `package` suggest.
+
+    All of its lines count, as few or none may be kept. The first record counts for all minutes, runs and machines, so
+    that all files agree.
+    """
+    open_columns = {name: path for name, path, kind in dump.columns if not kind}
+    if not open_columns:
+        return dump
+    record = Path(dump.out) / ".feed_dump.types.json"
+    if not record.exists():
+        types: dict[str, set[type]] = {name: set() for name in open_columns}
+        with open(package, "rb") as source:
+            for line in (line for block in blocks(source, form) for line in block.split(b"\n")):
+                item = parse(line) or {}
+                for name, path in open_columns.items():
+                    for value in matches(item, path):
+                        types[name].add(type(value))
+                        if isinstance(value, list):
+                            types[name].update(dict if isinstance(v, list) else type(v) for v in value)
+        agreed(record, {name: kind_of(path, types[name]) for name, path in open_columns.items()})
+    kinds = json.loads(record.read_text(encoding="utf-8"))
+    return dataclasses.replace(dump, columns=tuple((name, at, kind or kinds[name]) for name, at, kind in dump.columns))
+
+
+def agreed(path: Path, value: Any) -> Any:
+    """What the runs on a directory agree on at `path`: the `value` of the first that came. Raises OSError."""
+    if not path.exists():
+        part = temporary(path)
+        try:
+            with open(part, "w", encoding="utf-8") as file:
+                json.dump(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(part, path)  # unlike a rename, it takes no name that is taken
+            except FileExistsError:
+                pass
+            except OSError:  # exFAT knows no links
+                os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def fitted(value: Any, kind: str) -> Any:
-    """`value` as a column of the type `kind` takes it. Raises ValueError when it does not fit; a string takes all."""
-    if value is None:
-        return None
+    """`value` as a column of the type `kind` takes it, None when it does not fit; a string takes all."""
     if kind == "string":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if kind == "float" and type(value) in (int, float):
-        return float(value)
+        return float(value) if abs(value) < 2**1023 else None
     if kind == "bool" and type(value) is bool:
         return value
     if kind == "int" and type(value) is int and -(2**63) <= value < 2**63:
         return value
     if kind == "time" and type(value) is int and 0 <= value < 253402300800:  # before the year 10000
         return value * 1000
-    raise ValueError(f"{value!r} is no {kind}")
+    return None
 
 
-def cell(matches: Matches, kind: str) -> tuple[Any, int]:
-    """What a path matched in a line as one cell, and how many values did not fit its column's type."""
-    misfits = 0
-
-    def fit(value: Any) -> Any:
-        nonlocal misfits
-        try:
-            return fitted(value, kind.removesuffix("[]"))
-        except (ValueError, OverflowError):
-            misfits += 1
-            return None
-
-    if not kind.endswith("[]"):
-        return (fit(matches[0]) if matches else None), misfits
-    values = [v for value in matches for v in (value if isinstance(value, list) else [value])]
-    return ([fit(value) for value in values] if matches else None), misfits
+def cell(found: list[Any], kind: str) -> tuple[Any, int]:
+    """What a path `found` in a line as one cell, and how many values did not fit its column's type."""
+    plural = kind.endswith("[]")
+    values = [v for value in found for v in (value if isinstance(value, list) else [value])] if plural else found[:1]
+    cells = [fitted(value, kind.removesuffix("[]")) for value in values]
+    misfits = sum(fit is None and value is not None for fit, value in zip(cells, values, strict=True))
+    if not found:
+        return None, 0
+    return cells if plural else cells[0], misfits
 
 
 @contextmanager
@@ -373,54 +444,33 @@ def parquet_sink(path: Path, dump: Dump, outcome: Outcome) -> Iterator[Callable[
 
     types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
     types["time"] = pa.timestamp("ms", tz="UTC")
-    # `$` is the line as it came: to parse it and write it again would cost ten times the memory.
-    paths = [None if path == "$" else dictpath.parse(path) for _, path, _ in dump.columns]
-    kinds = [kind for _, _, kind in dump.columns]
-    rows: list[list[Matches]] = []
-    writer: Any = None
+    types |= {f"{kind}[]": pa.list_(of) for kind, of in types.items()}
+    schema = pa.schema([(name, types[kind]) for name, _, kind in dump.columns])
+    rows: list[list[Any]] = []
 
-    def flush() -> None:
-        nonlocal writer
-        columns = [[row[at] for row in rows] for at in range(len(kinds))]
-        if writer is None:
-            for at, (_, jsonpath, _) in enumerate(dump.columns):
-                kinds[at] = kinds[at] or kind_of(jsonpath, columns[at])
-            names = [name for name, _, _ in dump.columns]
-            of = [pa.list_(types[kind[:-2]]) if kind.endswith("[]") else types[kind] for kind in kinds]
-            settled = {"feed_dump": json.dumps(dict(zip(names, kinds, strict=True)))}
-            schema = pa.schema(list(zip(names, of, strict=True)), metadata=settled)
-            writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
-        cells = [[cell(matches, kind) for matches in column] for column, kind in zip(columns, kinds, strict=True)]
-        outcome.misfits += sum(missed for column in cells for _, missed in column)
-        values = ([value for value, _ in column] for column in cells)
-        arrays = [pa.array(column, field.type) for column, field in zip(values, writer.schema, strict=True)]
-        writer.write_table(pa.table(arrays, schema=writer.schema))
-        rows.clear()
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
 
-    def write(lines: list[bytes]) -> None:
-        for line in lines:
-            value = parse(line)
-            rows.append([[m.value for m in path.find(value)] if path else [line.decode()] for path in paths])
-        if len(rows) >= 1000 and all(kinds):  # a row group; the first minute is held whole, to see its types
-            flush()
+        def write_group() -> None:
+            arrays = [pa.array([row[at] for row in rows], field.type) for at, field in enumerate(schema)]
+            writer.write_table(pa.table(arrays, schema=schema))
+            rows.clear()
 
-    try:
+        def write(lines: list[bytes]) -> None:
+            for line in lines:
+                item = parse(line) or {}
+                row = []
+                for _, jsonpath, kind in dump.columns:
+                    # `$` is the line as it came: to parse it and write it again would cost ten times the memory.
+                    found = [line.decode()] if jsonpath == "$" else matches(item, jsonpath)
+                    value, misfits = cell(found, kind)
+                    outcome.misfits += misfits
+                    row.append(value)
+                rows.append(row)
+            if len(rows) >= 1000:
+                write_group()
+
         yield write
-        flush()
-    finally:
-        if writer:
-            writer.close()
-
-
-def settled(dump: Dump) -> Dump:
-    """`dump` with the types of its columns that the first file in the directory settled, so that all files agree."""
-    import pyarrow.parquet as pq
-
-    for path in Path(dump.out).glob("date=*/hour=*/[0-9]*.parquet"):
-        kinds = json.loads(pq.read_schema(path).metadata[b"feed_dump"])
-        typed = tuple((name, at, kind or kinds[name]) for name, at, kind in dump.columns)
-        return dataclasses.replace(dump, columns=typed)
-    return dump
+        write_group()
 
 
 def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept: bool = False) -> Outcome:
@@ -432,6 +482,7 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
     """
     outcome = Outcome(minute, "published")
     final = dump.path(minute)
+    dump = settled(dump, package, form)
     as_published = dump.format == "bz2" and not dump.where and form == "bz2"
     bad: list[bytes] = []
     with contextlib.ExitStack() as stack:
@@ -472,13 +523,12 @@ def sift(lines: list[bytes], where: str) -> tuple[list[bytes], list[bytes]]:
     if not where:
         kept = [line for line in lines if is_json(line)]
         return kept, [line for line in lines if not is_json(line)] if len(kept) < len(lines) else []
-    path = dictpath.parse(where)
     kept, rejected = [], []
     for line in lines:
         value = parse(line)
         if value is None:
             rejected.append(line)
-        elif path.find(value):
+        elif matches(value, where):
             kept.append(line)
     return kept, rejected
 
@@ -529,18 +579,18 @@ async def download(client: VirusTotal, path: str, *args: str, to: Path) -> None:
         raise
 
 
-async def fetch(means: Means, dump: Dump, minute: int, unpacked: tuple[Path, str] | None = None) -> Outcome:
+async def fetch(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] | None = None) -> Outcome:
     """One minute, from the server to its file, and its artifacts. What goes wrong is told by the outcome.
 
-    `unpacked` is its package out of an hourly archive and the form of that; a bad one is asked for by itself.
+    `packed` is its package out of an hourly archive and the form of that; a bad one is asked for by itself.
     """
     final = dump.path(minute)
-    package = beside(final)
+    package = temporary(final)
 
     async def once() -> Any:
-        nonlocal unpacked
-        if unpacked:
-            (path, form), unpacked = unpacked, None
+        nonlocal packed
+        if packed:
+            (path, form), packed = packed, None
             with contextlib.suppress(ValueError):
                 return await means.work(publish, dump, minute, path, form=form)
         await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
@@ -563,6 +613,8 @@ async def fetch(means: Means, dump: Dump, minute: int, unpacked: tuple[Path, str
         return Outcome(minute, *verdict(error))
     except (OSError, BrokenExecutor) as error:  # a full disk; a worker process that the system killed
         return Outcome(minute, "stop", local(error, dump), 1)
+    except Exception as error:  # whatever a line can make a library raise costs its minute, not all that follow
+        return Outcome(minute, "failed", f"{type(error).__name__}: {error}")
     finally:
         package.unlink(missing_ok=True)
 
@@ -572,16 +624,18 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
 
     Without an archive the one outcome has the status "by-minute".
     """
-    archive = Path(dump.out) / f".{os.urandom(6).hex()}.part"
+    archive = temporary(Path(dump.out) / "archive")
     packages: dict[int, tuple[Path, str]] = {}
 
     async def once() -> Any:
         await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
         return await means.work(unpack, dump, hour, archive)
 
+    lacking = [minute for minute in range(hour, hour + 60) if not dump.done(minute)]
+    if not lacking:  # another run, or the worker that died of this task, was here
+        return []
     try:
         packages = await means.retrying(f"hour {name(hour)[:10]}", once)
-        lacking = [minute for minute in range(hour, hour + 60) if not dump.done(minute)]
         return list(await asyncio.gather(*(fetch(means, dump, minute, packages.get(minute)) for minute in lacking)))
     except VirusTotalError as error:
         status, reason, exit_code = verdict(error)
@@ -605,12 +659,14 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
         with bz2.open(archive) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
             for member in tar:
                 found = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)
-                minute = int(moment(found[0]) // 60) if found else 0
+                minute = named(found[0]) if found else None
                 source = tar.extractfile(member)
-                if source is None or not hour <= minute < hour + 60 or dump.path(minute).exists():
+                if minute is None or not hour <= minute < hour + 60 or minute in packages or dump.path(minute).exists():
+                    continue
+                if source is None or not member.size:
                     continue
                 dump.path(minute).parent.mkdir(parents=True, exist_ok=True)
-                package = beside(dump.path(minute))
+                package = temporary(dump.path(minute))
                 start = source.read(4)
                 packages[minute] = package, "bz2" if re.match(rb"BZh[1-9]", start) else "plain"
                 with open(package, "wb") as file:
@@ -625,8 +681,8 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
     return packages
 
 
-def beside(final: Path) -> Path:
-    """A temporary name in the folder of `final`, which `sweep` knows."""
+def temporary(final: Path) -> Path:
+    """A new name in the folder of `final`, one that `sweep` knows."""
     return final.with_name(f".{os.urandom(6).hex()}.part")
 
 
@@ -680,10 +736,18 @@ def links(dump: Dump, minute: int) -> list[Link]:
                 context = item.get("context_attributes")
                 for kind in dump.artifacts:
                     url = context.get(LINKS[kind]) if isinstance(context, dict) else None
-                    if isinstance(url, str) and url.startswith(("https://", "http://")):
+                    if isinstance(url, str) and is_link(url):
                         link = Link(kind, str(item.get("id")), url)
                         found.setdefault(link.name, link)
     return list(found.values())
+
+
+def is_link(url: str) -> bool:
+    """Whether `url` can be asked for at all."""
+    try:
+        return yarl.URL(url).scheme in ("https", "http") and bool(yarl.URL(url).host)
+    except ValueError:
+        return False
 
 
 def store(part: Path, final: Path, link: Link) -> None:
@@ -724,14 +788,16 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     failed: list[VirusTotalError] = []
     ended: list[Exception] = []
 
+    def url_of(link: Link) -> str:
+        # VirusTotal's own links are the configured host's (VT_HOST: a replay, a proxy), which alone gets the key.
+        return re.sub(r"^https://(www\.)?virustotal\.com(?=/api/v3/)", means.client._host, link.url)
+
     async def one(link: Link) -> None:
         final = folder / link.name
-        part = beside(final)
+        part = temporary(final)
 
         async def once() -> None:
-            # VirusTotal's own links are the configured host's (VT_HOST: a replay, a proxy), which alone gets the key.
-            url = re.sub(r"^https://(www\.)?virustotal\.com(?=/api/v3/)", means.client._host, link.url)
-            await download(means.client, url, to=part)
+            await download(means.client, url_of(link), to=part)
             await means.work(store, part, final, link)
 
         try:
@@ -741,11 +807,12 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
                 await means.retrying(f"{link.kind} of {link.id}", once)
             outcome.artifacts += 1
         except VirusTotalError as error:
-            status, reason, _ = verdict(error)
-            if status == "missing":
-                gone[link.name] = reason
+            if error.status in (404, 410):
+                gone[link.name] = f"{error.code}: {error.message}"
+            elif error.status in (401, 429) and url_of(link).startswith(means.client._host):
+                ended.append(error)  # the key or its quota; any other refusal is one link's own
             else:
-                (ended if status == "stop" else failed).append(error)
+                failed.append(error)
         except (OSError, BrokenExecutor) as error:
             ended.append(error)
         finally:
@@ -769,14 +836,13 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
 # The run: which minutes, how many at a time, what became of them.
 
 
-# From a minute (True: an hour) to what became of it.
-Outcomes = list[Outcome]
-FetchUnit = Callable[[int, bool], Awaitable[Outcomes]]
+# From a minute (True: the hour from it on) to what became of it.
+FetchUnit = Callable[[int, bool], Awaitable[list[Outcome]]]
 
 
 @dataclasses.dataclass
 class Run:
-    """A range of minutes being fetched, and the tally. `stop` is excluded; None: as far as the server has."""
+    """A range of minutes being fetched, the tally, and the pace. `stop` is excluded; None: as far as the server has."""
 
     dump: Dump
     start: int
@@ -786,7 +852,7 @@ class Run:
     jobs: int = 8
     published: int = 0
     present: int = 0
-    missing: int = 0
+    missing: set[int] = dataclasses.field(default_factory=set)  # what this run marked
     tally: Outcome = dataclasses.field(default_factory=lambda: Outcome(0, ""))  # sums of what was published
     newest: int = 0
     failed: set[int] = dataclasses.field(default_factory=set)
@@ -794,7 +860,13 @@ class Run:
     not_yet: int | None = None  # the first minute that the server does not have yet
     untried: set[int] = dataclasses.field(default_factory=set)  # what was still in hand when the run ended early
     untried_from: int | None = None  # and the first minute that was not
-    ended: Outcome | None = None  # what ended the run early
+    ended: tuple[str, int] | None = None  # what ended the run early, and the exit code
+    again: list[tuple[int, bool]] = dataclasses.field(default_factory=list)  # a heap of what to ask for once more
+    retried: float = dataclasses.field(default_factory=time.monotonic)  # when a follower last did so with failures
+    streak: int = 1  # answers since the server last had nothing: it is probed with one request, not with all
+    failures: int = 0  # one after the other
+    nowhere: int = 0  # 404s, one after the other
+    pause: float = 0.0  # seconds to wait before the next request
 
     def wanted(self) -> Iterator[tuple[int, bool]]:
         """The minutes to fetch, oldest first, looked up on disk when their turn comes; True: the hour from it on."""
@@ -813,31 +885,20 @@ class Run:
                 yield minute, False
             minute += 1
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether the first file is still to settle the types of the columns."""
-        return any(not kind for _, _, kind in self.dump.columns)
-
-    async def go(self, fetch_one: FetchUnit) -> None:
+    async def go(self, fetch_unit: FetchUnit) -> None:
         """Fetches every minute wanted, `jobs` at a time. A cancelled run still counts what its workers finish."""
-        again: list[tuple[int, bool]] = []  # a heap of what to ask for once more
         todo = self.wanted()
-        running: dict[asyncio.Future[Outcomes], tuple[int, bool]] = {}
-        streak = 1  # successes since the server last had nothing: it is probed with one request, not with all
-        in_a_row = nowhere = 0  # failures, and 404s, one after the other
-        retried = time.monotonic()
-        pause = 0.0
+        running: dict[asyncio.Future[list[Outcome]], tuple[int, bool]] = {}
         try:
             while not self.ended:
-                width = 1 if self.unsettled else min(self.jobs, 1 << max(0, min(streak, 16) - 1))
-                while len(running) < width and not (pause and running):
-                    if pause:
-                        await asyncio.sleep(pause)
-                        pause = 0.0
-                    unit = heapq.heappop(again) if again else next(todo, None)
-                    if unit is None or (not self.follow and self.not_yet is not None and unit[0] >= self.not_yet):
+                width = min(self.jobs, 2 ** max(0, min(self.streak, 16) - 1))
+                while len(running) < width and not (self.pause and running):
+                    await asyncio.sleep(self.pause)
+                    self.pause = 0.0
+                    unit = heapq.heappop(self.again) if self.again else next(todo, None)
+                    if unit is None or (not self.follow and self.beyond(unit[0])):
                         break
-                    running[asyncio.ensure_future(fetch_one(*unit))] = unit
+                    running[asyncio.ensure_future(fetch_unit(*unit))] = unit
                 if not running:
                     break
                 finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -846,86 +907,96 @@ class Run:
                 outcomes = [outcome for task in finished for outcome in task.result()]
                 for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
-                    if outcome.status == "not-yet":
-                        streak, pause = 0, POLL
-                        if self.follow:
-                            heapq.heappush(again, (outcome.minute, False))
-                    elif outcome.status == "by-minute":
-                        for minute in range(outcome.minute, outcome.minute + 60):
-                            if not self.dump.done(minute):
-                                heapq.heappush(again, (minute, False))
-                    elif outcome.status == "failed":
-                        streak, in_a_row = streak + 1, in_a_row + 1
-                    else:
-                        streak, in_a_row = streak + 1, 0
-                        nowhere = nowhere + 1 if outcome.status == "missing" else 0
-                if not self.follow:
-                    pause = 0.0
-                    if nowhere >= NOWHERE or in_a_row >= max(10, 2 * self.jobs):
-                        what = "could not be found" if nowhere >= NOWHERE else "failed"
-                        self.ended = self.ended or Outcome(
-                            0, "", f"{max(nowhere, in_a_row)} minutes in a row {what}", 3
-                        )
-                elif nowhere >= NOWHERE or in_a_row >= self.jobs:  # an outage: it is probed until it ends
-                    streak, pause = 0, POLL
-                if pause and self.failed and time.monotonic() - retried > RETRY:
-                    # A follower is not started anew for weeks, and what failed is gone in 7 days.
-                    retried = time.monotonic()
-                    for minute in sorted(m for m in self.failed if m > self.newest - 7 * 1440):
-                        heapq.heappush(again, (minute, False))
-                    self.failed -= {minute for minute, _ in again}
+                self.take_stock()
         finally:
-            for task in running:
-                task.cancel()
-            late = await asyncio.gather(*running, return_exceptions=True)
-            for unit, ended in zip(running.values(), late, strict=True):
-                if isinstance(ended, list):
-                    for outcome in ended:
-                        self.record(outcome)
-                else:
-                    again.append(unit)
-            for minute, hour in again:
-                if self.not_yet is None or minute < self.not_yet:
-                    self.untried.update(range(minute, minute + (60 if hour else 1)))
-            for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
-                for at in (minute - 1, minute + 1):
-                    self.unmark(at)
+            await self.leave(running)
             if self.not_yet is None and (unit := next(todo, None)):
                 self.untried_from = unit[0]
 
+    def beyond(self, minute: int) -> bool:
+        """Whether the server does not have the `minute` yet."""
+        return self.not_yet is not None and minute >= self.not_yet
+
+    def take_stock(self) -> None:
+        """Ends a run that meets nothing but failures; a follower probes until it is over, and retries what failed."""
+        lost = self.nowhere >= NOWHERE
+        if lost or self.failures >= max(10, 2 * self.jobs):
+            if self.follow:
+                self.streak, self.pause = 0, POLL
+            elif not self.ended:
+                many = f"{self.nowhere} minutes in a row could not be found"
+                self.ended = many if lost else f"{self.failures} minutes in a row failed", 3
+        if self.pause and self.failed and time.monotonic() - self.retried > RETRY:
+            # A follower is not started anew for weeks, and what failed is gone in 7 days.
+            self.retried = time.monotonic()
+            for minute in sorted(m for m in self.failed if m > self.newest - 7 * 1440):
+                heapq.heappush(self.again, (minute, False))
+            self.failed -= {minute for minute, _ in self.again}
+
+    async def leave(self, running: dict[asyncio.Future[list[Outcome]], tuple[int, bool]]) -> None:
+        """Cancels what is `running`, counts what was finished all the same, and notes what was not tried."""
+        for task in running:
+            task.cancel()
+        late = await asyncio.gather(*running, return_exceptions=True)
+        for outcome in [outcome for ended in late if isinstance(ended, list) for outcome in ended]:
+            self.record(outcome)
+        cut = [unit for unit, ended in zip(running.values(), late, strict=True) if not isinstance(ended, list)]
+        for first, hour in [*self.again, *cut]:
+            minutes = range(first, first + (60 if hour else 1))
+            self.untried.update(m for m in minutes if not self.beyond(m) and not self.dump.done(m))
+        for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
+            self.unmark(minute - 1)
+            self.unmark(minute + 1)
+
     def record(self, outcome: Outcome) -> None:
-        """Counts an outcome, says what is unusual, and marks the minute that is missing."""
-        minute, tally = outcome.minute, self.tally
-        tally.requests += outcome.requests
-        tally.artifacts += outcome.artifacts
+        """Counts an outcome, says what is unusual, and sets the pace."""
+        minute = outcome.minute
+        self.tally.requests += outcome.requests
+        self.tally.artifacts += outcome.artifacts
+        if outcome.status in ("published", "present", "missing", "failed"):
+            self.streak += 1
+            self.failures = self.failures + 1 if outcome.status == "failed" else 0
         if outcome.status in ("published", "present"):
             self.failed.discard(minute)
             self.gone.discard(minute)
+            self.nowhere = 0
+        match outcome.status:
+            case "published":
+                self.count(outcome)
+            case "present":
+                self.present += 1
+            case "missing":
+                self.nowhere += 1
+                self.mark_missing(minute)
+            case "not-yet":
+                self.not_yet = min(minute, self.not_yet or minute)
+                self.streak = 0
+                if self.follow:
+                    self.pause = POLL
+                    heapq.heappush(self.again, (minute, False))
+            case "by-minute":
+                for lacking in (m for m in range(minute, minute + 60) if not self.dump.done(m)):
+                    heapq.heappush(self.again, (lacking, False))
+            case "failed":
+                self.failed.add(minute)
+                say(f"{name(minute)} failed: {outcome.reason}")
+            case "stop":
+                self.failed.add(minute)
+                self.ended = self.ended or (outcome.reason, outcome.exit_code)
         if outcome.unfinished:
             self.failed.add(minute)
             say(f"{name(minute)}: {outcome.unfinished}")
-        if outcome.status == "published":
-            self.published += 1
-            self.newest = max(self.newest, minute)
-            for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
-                setattr(tally, field, getattr(tally, field) + getattr(outcome, field))
-            if outcome.rejected:
-                where = f"in {p.name}" if (p := self.dump.path(minute, ".rejected")).exists() else "kept in the package"
-                say(f"{name(minute)}: {outcome.rejected} of {outcome.lines} lines are not JSON ({where})")
-            if self.unsettled:
-                self.dump = settled(self.dump)
-        elif outcome.status == "present":
-            self.present += 1
-        elif outcome.status == "not-yet":
-            self.not_yet = min(minute, self.not_yet or minute)
-        elif outcome.status == "missing":
-            self.mark_missing(minute)
-        elif outcome.status == "failed":
-            self.failed.add(minute)
-            say(f"{name(minute)} failed: {outcome.reason}")
-        elif outcome.status == "stop":
-            self.failed.add(minute)
-            self.ended = self.ended or outcome
+
+    def count(self, outcome: Outcome) -> None:
+        """Adds what was published to the tally."""
+        self.published += 1
+        self.newest = max(self.newest, outcome.minute)
+        for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
+            setattr(self.tally, field, getattr(self.tally, field) + getattr(outcome, field))
+        if outcome.rejected:
+            beside = self.dump.path(outcome.minute, ".rejected")
+            where = f"in {beside.name}" if beside.exists() else "kept in the package"
+            say(f"{name(outcome.minute)}: {outcome.rejected} of {outcome.lines} lines are not JSON ({where})")
 
     def mark_missing(self, minute: int) -> None:
         """Marks a 404; several in a row are no missing minutes but a failure, and lose their marks."""
@@ -939,7 +1010,7 @@ class Run:
         if len(row) < ROW and not longer:
             with whole_file(self.dump.path(minute, ".missing")) as marker:
                 marker.write_bytes(b"")
-            self.missing += 1
+            self.missing.add(minute)
             return
         if not longer:
             say(f"{ranges(row)}: not found, {ROW} or more in a row (older than 7 days, or VirusTotal has a gap)")
@@ -950,10 +1021,8 @@ class Run:
 
     def unmark(self, minute: int) -> None:
         """Takes the mark of a missing minute away, if it has one."""
-        marker = self.dump.path(minute, ".missing")
-        if marker.exists():
-            marker.unlink(missing_ok=True)
-            self.missing = max(0, self.missing - 1)
+        self.dump.path(minute, ".missing").unlink(missing_ok=True)
+        self.missing.discard(minute)
 
 
 @contextmanager
@@ -966,19 +1035,12 @@ def claimed(dump: Dump) -> Iterator[None]:
     root = Path(dump.out)
     root.mkdir(parents=True, exist_ok=True)
     settings = {"feed": dump.feed, dump.format: {"where": dump.where, "columns": [list(c) for c in dump.columns]}}
-    with open(root / ".feed_dump", "a+", encoding="utf-8") as file:
+    with open(root / ".feed_dump", "a", encoding="utf-8") as file:
         lock(file, shared=True)
-        file.seek(0)
-        known: dict[str, Any] = {}
-        with contextlib.suppress(ValueError):  # empty, or cut off by a full disk
-            known = json.loads(file.read())
-        for key, value in settings.items():
-            if known.get(key, value) != value:
-                raise UsageError(f"{dump.out} holds another dump ({key}: {known[key]}): name another --out")
-        if known != known | settings:
-            file.truncate(0)
-            file.write(json.dumps(known | settings))
-            file.flush()
+        for what, ours in settings.items():
+            theirs = agreed(root / f".feed_dump.{what}.json", ours)
+            if theirs != ours:
+                raise UsageError(f"{dump.out} holds another dump ({what}: {theirs}): name another --out")
         sweep(root, file)
         yield
         sweep(root, file)
@@ -1042,7 +1104,7 @@ def pool(dump: Dump) -> Executor:
     return workers
 
 
-def unit_fetcher(dump: Callable[[], Dump], client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
+def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
     """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work."""
 
     async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -1059,7 +1121,7 @@ def unit_fetcher(dump: Callable[[], Dump], client: VirusTotal, workers: Executor
     means = Means(client, work, asyncio.Semaphore(bound))
 
     async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
-        return await fetch_hour(means, dump(), minute) if hour else [await fetch(means, dump(), minute)]
+        return await fetch_hour(means, dump, minute) if hour else [await fetch(means, dump, minute)]
 
     return fetch_one
 
@@ -1073,8 +1135,9 @@ def on_worker(fields: dict[str, Any], minute: int, hour: bool, host: str | None)
 
     async def run() -> list[Outcome]:
         async with VirusTotal(host=host) as client:
-            outcomes = await unit_fetcher(lambda: dump, client, None, 16)(minute, hour)
-            outcomes[0].requests += client.requests
+            outcomes = await unit_fetcher(dump, client, None, 16)(minute, hour)
+            for first in outcomes[:1]:
+                first.requests += client.requests
             return outcomes
 
     try:
@@ -1086,7 +1149,7 @@ def on_worker(fields: dict[str, Any], minute: int, hour: bool, host: str | None)
     return [dataclasses.asdict(outcome) for outcome in outcomes]
 
 
-async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Callable[[], Dump], scheduler: str) -> FetchUnit:
+async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: str) -> FetchUnit:
     """Like unit_fetcher, over the workers of a Dask scheduler. Raises UsageError when there is none, or no Dask."""
     try:
         import distributed
@@ -1108,8 +1171,8 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Callable[[], Dump
         return importlib.import_module(module).on_worker(*args)
 
     async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
-        key = f"feed_dump-{dump().feed}-{name(minute)}{'-hour' * hour}-{this_run}-{os.urandom(2).hex()}"
-        args = (dataclasses.asdict(dump()), minute, hour, os.environ.get("VT_HOST"))
+        key = f"feed_dump-{dump.feed}-{name(minute)}{'-hour' * hour}-{this_run}-{os.urandom(2).hex()}"
+        args = (dataclasses.asdict(dump), minute, hour, os.environ.get("VT_HOST"))
         try:
             # A dead worker's tasks go to another; what it had already published, the directory tells that one.
             outcomes = await cluster.submit(task, *args, key=key, pure=False, retries=2)
@@ -1129,22 +1192,21 @@ async def feed_dump(
     The Run tells what became of them; its `ended` says why it stopped early, if it did. `follow` never stops.
     """
     with claimed(dump):
-        known = settled(dump) if dump.columns else dump
         # 64 tasks keep 32 workers busy, with the next one at hand for each.
-        run = Run(known, start, stop, follow, hourly, jobs or (64 if scheduler else 4 * (os.cpu_count() or 1)))
+        run = Run(dump, start, stop, follow, hourly, jobs or (64 if scheduler else 4 * (os.cpu_count() or 1)))
         async with contextlib.AsyncExitStack() as stack:
             client = None
             if scheduler:
-                fetch_one = await task_fetcher(stack, lambda: run.dump, scheduler)
+                fetch_one = await task_fetcher(stack, dump, scheduler)
             else:
                 workers = stack.enter_context(pool(dump))
                 client = await stack.enter_async_context(VirusTotal(apikey))
-                fetch_one = unit_fetcher(lambda: run.dump, client, workers, 2 * run.jobs)
+                fetch_one = unit_fetcher(dump, client, workers, 2 * run.jobs)
             shown = asyncio.create_task(show(run))
             try:
                 await run.go(fetch_one)
             except asyncio.CancelledError:
-                run.ended = Outcome(0, "", "interrupted", 130)
+                run.ended = "interrupted", 130
             finally:
                 shown.cancel()
                 await asyncio.gather(shown, return_exceptions=True)
@@ -1192,14 +1254,18 @@ def verify(out: Path) -> int:
     marked: set[int] = set()
     files = []
     for path in out.glob("date=*/hour=*/*"):
-        if found := re.fullmatch(r"(_?)(\d{12})(\.[a-z0-9.]+)", path.name):
-            if found[3] in SUFFIXES.values() and not found[1]:
-                there.add(int(moment(found[2]) // 60))
-                files.append(path)
-            elif found[3] == ".missing":
-                marked.add(int(moment(found[2]) // 60))
-            elif found[3] == ".artifacts":
-                files.append(path)
+        found = re.fullmatch(r"(_?)(\d{12})(\.[a-z0-9.]+)", path.name)
+        minute = named(found[2]) if found else None
+        if found is None or minute is None:
+            continue
+        if found[3] in SUFFIXES.values() and not found[1]:
+            there.add(minute)
+            files.append(path)
+        elif found[3] == ".missing":
+            marked.add(minute)
+        elif found[3] == ".artifacts":
+            files.append(path)
+    marked -= there
     if not there and not marked:
         raise UsageError(f"{out} holds no minutes of a feed")
     damaged = bad_lines = 0
@@ -1268,7 +1334,7 @@ def main(
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Catch up, then keep pace, until interrupted.")] = False,
     recheck_missing: Annotated[bool, typer.Option("--recheck-missing", help="Ask for 404 minutes again.")] = False,
-    form: Annotated[str, typer.Option("--format", help="bz2 (as published), zst or parquet.")] = "bz2",
+    form: Annotated[Format, typer.Option("--format", help="bz2: as published.")] = Format.bz2,
     where: Annotated[str, typer.Option(help="Keep only the lines on which this JSONPath matches.")] = "",
     column: Annotated[
         list[str] | None,
@@ -1294,8 +1360,6 @@ def main(
     feed = what.replace("-", "_")
     if feed not in FEEDS or directory:
         raise UsageError(f"{what} {directory or ''}: not a feed ({', '.join(FEEDS)}), nor verify DIR")
-    if form not in SUFFIXES:
-        raise UsageError(f"--format {form}: one of {', '.join(SUFFIXES)}")
     if not start:
         raise UsageError("--from is missing: YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d")
     if column and form != "parquet":
@@ -1313,7 +1377,9 @@ def main(
     if kinds and form == "parquet":
         raise UsageError("parquet keeps columns, not the lines with the links: artifacts go with bz2 and zst")
     folder = str(Path(out or feed).resolve())
-    dump = Dump(feed, folder, form, where and checked("--where", where), chosen, tuple(sorted(kinds)), recheck_missing)
+    dump = Dump(
+        feed, folder, form.value, where and checked("--where", where), chosen, tuple(sorted(kinds)), recheck_missing
+    )
     began = time.monotonic()
     run = asyncio.run(
         feed_dump(dump, first, last, follow=follow, hourly=hourly, jobs=jobs, scheduler=scheduler, apikey=apikey)
@@ -1325,11 +1391,11 @@ def summary(run: Run, seconds: float) -> int:
     """Says what the run did, what is missing and why; returns the exit code."""
     tally = run.tally
     kept = f", {tally.kept} kept" if run.dump.where else ""
-    beside = f", {tally.artifacts} artifacts" if run.dump.artifacts else ""
+    artifacts = f", {tally.artifacts} artifacts" if run.dump.artifacts else ""
     data = f"{tally.json / 1e6:.1f} MB of JSON, {tally.size / 1e6:.1f} MB on disk"
     done = (
         f"{run.published} minutes ({tally.lines} lines{kept}, {data}), {run.present} were there, "
-        f"{run.missing} missing{beside}, {tally.requests} requests, {seconds:.0f} s"
+        f"{len(run.missing)} missing{artifacts}, {tally.requests} requests, {seconds:.0f} s"
     )
     lacks = []
     if run.failed:
@@ -1343,12 +1409,12 @@ def summary(run: Run, seconds: float) -> int:
     if tally.misfits:
         lacks.append(f"{tally.misfits} values did not fit their column's type and are null (NAME:string=… takes all)")
     if run.ended:
-        lacks.insert(0, run.ended.reason)
+        lacks.insert(0, run.ended[0])
     if not lacks:
         say(f"{done}, complete")
         return 0
     say(f"INCOMPLETE: {done}; {'; '.join(lacks)}")
-    return run.ended.exit_code if run.ended else 3
+    return run.ended[1] if run.ended else 3
 
 
 # [[[cog vendor("output") ]]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import feed_dump
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
@@ -79,6 +80,49 @@ def test_parquet_is_typed_and_every_minute_agrees(dumped: Any, server: Server) -
     assert list(frame["tags"][2]) == ["peexe", "signed"] and frame["tags"][0] is None
     query = f"SELECT count(*), sum(size), min(date)::VARCHAR FROM read_parquet('{out}/*/*/*.parquet')"
     assert duckdb.sql(query).fetchall() == [(16, 30, "2026-11-22")]
+
+
+def test_types_are_those_of_all_lines_not_only_of_those_kept(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    out = tmp_path / "d"
+    args = ("--format", "parquet", "--column", "size", "--where", f"$[?(@ == '{NAMES[2]}{4:052d}')]", "--out", out)
+    run("feed_dump", "files", *RANGE, *args, server=server)
+    assert {str(pq.read_schema(path).field("size").type) for path in out.rglob("*.parquet")} == {"int64"}
+    assert list(pd.read_parquet(out)["size"]) == [4]
+
+
+def test_minutes_in_hand_at_once_agree_on_the_types(tmp_path: Path) -> None:
+    columns = tuple(feed_dump.columns(["size", "n:int=$.n"]))
+    dump = feed_dump.Dump("files", str(tmp_path / "d"), "parquet", columns=columns)
+    schemas = []
+    for minute, size in enumerate([3, "three", [3]]):  # an hour's, or those of runs side by side: none knows another
+        content = tmp_path / "package"
+        content.write_bytes(package([{"attributes": {"size": size}, "n": 1}]))
+        dump.path(minute).parent.mkdir(parents=True, exist_ok=True)
+        outcome = feed_dump.publish(dump, minute, content)
+        schemas.append(pq.read_schema(dump.path(minute)).remove_metadata())
+    assert schemas[0] == schemas[1] == schemas[2] == pa.schema({"size": pa.int64(), "n": pa.int64()})
+    assert outcome.misfits == 1
+
+
+HOSTILE = {
+    "a path that raises": b'{"id": 7, "attributes": 3}',
+    "a number of 5000 digits": b'{"id": 7, "n": ' + b"9" * 5000 + b"}",
+    "an object in an object in an object": b'{"id":' * 995 + b"7" + b"}" * 995,
+}
+
+
+@pytest.mark.parametrize("line", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("form", ["zst", "parquet"])
+def test_no_line_costs_more_than_itself(server: Server, run: Run, tmp_path: Path, form: str, line: bytes) -> None:
+    publish(server, NAMES)
+    content = b"\n".join([*(json.dumps(one).encode() for one in lines(START)), line, b""])
+    server.answer(f"/feeds/files/{START}", body(bz2.compress(content)))
+    paths = ("--column", "a=$.id.`sub(/9/, x)`", "--column", "b=$..size") if form == "parquet" else ()
+    where = ("--where", "$.attributes.`sorted`") if form == "zst" else ("--where", "$..id")
+    args = ("--format", form, *paths, *where, "--out", tmp_path / "d")
+    result = run("feed_dump", "files", *RANGE, *args, server=server)
+    assert f"failed: {START}" not in result.stderr and "4 minutes (2" in result.stderr, result.stderr
 
 
 def test_a_value_that_does_not_fit_is_null_and_reported(server: Server, run: Run, tmp_path: Path) -> None:

@@ -228,9 +228,11 @@ def test_verify_names_what_is_damaged_and_what_is_not_there(
     empty.write_bytes(b"")
     for name in (NAMES[6], NAMES[7], NAMES[9]):
         (out / layout(name, suffix)).unlink()
-    (out / layout(NAMES[9], ".missing")).touch()
+    for name in (NAMES[9], NAMES[10]):  # the second is there: its mark is older
+        (out / layout(name, ".missing")).touch()
+    (out / layout("999999999999", suffix).replace("date=9999-99-99/hour=99", "date=2026-11-22/hour=00")).touch()
     result = run("feed_dump", "verify", out)
-    assert result.returncode == 3
+    assert result.returncode == 3 and " 1 missing at VirusTotal" in result.stderr
     told = [line.split("\t")[:2] for line in result.stdout.splitlines()]
     assert told == [
         ["damaged", str(cut)],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import bz2
 import io
 import tarfile
 from pathlib import Path
 
+import feed_dump
 import pytest
-from conftest import Run, Server, error
+from conftest import KEY, Run, Server, error
 from feed_dump_faults_test import read_zst
 from feed_dump_test import body, files, layout, minutes, publish
 
@@ -66,7 +68,8 @@ def test_what_an_archive_lacks_or_has_broken_is_asked_for_by_itself(server: Serv
     inside[HOUR[3]] = inside[HOUR[3]][:-9]
     inside[HOUR[4]] = bz2.compress(b"<html>\n")
     del inside[HOUR[5]], inside[HOUR[7]]
-    hours(server, archive(inside | {"202611210000": packages[HOUR[0]], "README": b"{}"}))
+    strange = {"202611210000": packages[HOUR[0]], "README": b"{}", "999999999999": b"{}"}
+    hours(server, archive(inside | strange))
     result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     del packages[HOUR[7]]
@@ -91,6 +94,43 @@ def test_without_an_archive_the_minutes_are_fetched(server: Server, run: Run, tm
     result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+
+
+def test_an_hour_that_another_run_has_completed_is_not_asked_for(
+    server: Server, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, HOUR)
+    out = tmp_path / "d"
+    run("feed_dump", "files", "--from", HOUR[0], "--to", "202611220200", "--out", out, server=server)
+    server.seen.clear()
+    monkeypatch.setenv("VT_API_KEY", KEY)
+    dump = feed_dump.Dump("files", str(out))
+    hour = int(feed_dump.moment("202611220100") // 60)
+    assert feed_dump.on_worker(feed_dump.dataclasses.asdict(dump), hour, True, server.url) == []
+    assert not server.seen
+
+
+def test_of_an_interrupted_hour_only_what_is_not_on_disk_is_named(tmp_path: Path) -> None:
+    hour = int(feed_dump.moment("202611220100") // 60)
+    run = feed_dump.Run(feed_dump.Dump("files", str(tmp_path)), hour, hour + 60, hourly=True)
+
+    async def half(minute: int, hourly: bool) -> list[feed_dump.Outcome]:
+        run.dump.path(minute).parent.mkdir(parents=True)
+        for done in range(minute, minute + 30):
+            run.dump.path(done).touch()
+        task.cancel()
+        await asyncio.sleep(60)
+        return []
+
+    async def interrupted() -> None:
+        nonlocal task
+        task = asyncio.create_task(run.go(half))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    task: asyncio.Task[None]
+    asyncio.run(interrupted())
+    assert run.untried == set(range(hour + 30, hour + 60))
 
 
 def test_an_hour_of_which_little_is_lacking_is_completed_by_the_minute(

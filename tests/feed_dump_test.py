@@ -50,11 +50,11 @@ def publish(server: Server, names: Iterable[str], feed: str = "files") -> dict[s
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Every file of a dump by its path, but for its lock."""
+    """Every file of a dump by its path, but for what runs agree on (.feed_dump)."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != ".feed_dump"
+        if path.is_file() and not path.name.startswith(".feed_dump")
     }
 
 
