@@ -118,13 +118,9 @@ class Dump:
         """Whether the directory has the minute and all the artifacts wanted of it, or the word that there is none."""
         if not self.path(minute).exists():
             return not self.recheck and self.path(minute, ".missing").exists()
-        if not self.artifacts:
-            return True
-        try:
-            index = json.loads((self.path(minute, ".artifacts") / "index.json").read_text(encoding="utf-8"))
-        except OSError:
-            return False
-        return set(self.artifacts) <= set(index["kinds"])
+        return not self.artifacts or set(self.artifacts) <= set(
+            artifact_index(self.path(minute, ".artifacts"))["kinds"]
+        )
 
 
 @dataclasses.dataclass
@@ -504,6 +500,8 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
             outcome.kept += len(kept)
             if kept:
                 write(kept)
+        if form == "plain" and not outcome.lines:  # any other form says that it is whole, even of nothing
+            raise ValueError("an empty body")
         if bad and not as_published:
             with whole_file(dump.path(minute, ".rejected")) as beside_it:
                 beside_it.write_bytes(b"\n".join([*bad, b""]))
@@ -636,7 +634,10 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
         return []
     try:
         packages = await means.retrying(f"hour {name(hour)[:10]}", once)
-        return list(await asyncio.gather(*(fetch(means, dump, minute, packages.get(minute)) for minute in lacking)))
+        fetching = (fetch(means, dump, minute, packages.get(minute)) for minute in lacking)
+        # return_exceptions: a cancelled gather then waits for those that still read their packages.
+        outcomes = await asyncio.gather(*fetching, return_exceptions=True)
+        return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
     except VirusTotalError as error:
         status, reason, exit_code = verdict(error)
         return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
@@ -779,58 +780,75 @@ def store(part: Path, final: Path, link: Link) -> None:
 async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     """Fetches what the minute's lines link to, beside it; writes index.json once nothing is left to be had.
 
-    The index names each file's id and kind, and what VirusTotal no longer has (404).
+    The index names the kinds, each file's id and kind, and what VirusTotal no longer has (404). Raises VirusTotalError
+    when the key or its quota is refused, OSError when the disk is full: no other artifact would do better.
     """
     wanted = await means.work(links, dump, outcome.minute)
     folder = dump.path(outcome.minute, ".artifacts")
     folder.mkdir(exist_ok=True)
     gone: dict[str, str] = {}
-    failed: list[VirusTotalError] = []
-    ended: list[Exception] = []
-
-    def url_of(link: Link) -> str:
-        # VirusTotal's own links are the configured host's (VT_HOST: a replay, a proxy), which alone gets the key.
-        return re.sub(r"^https://(www\.)?virustotal\.com(?=/api/v3/)", means.client._host, link.url)
+    failed: list[Exception] = []
+    fatal: list[Exception] = []
 
     async def one(link: Link) -> None:
-        final = folder / link.name
-        part = temporary(final)
-
-        async def once() -> None:
-            await download(means.client, url_of(link), to=part)
-            await means.work(store, part, final, link)
-
-        try:
-            async with means.gate:
-                if ended or final.exists():
-                    return
-                await means.retrying(f"{link.kind} of {link.id}", once)
-            outcome.artifacts += 1
-        except VirusTotalError as error:
-            if error.status in (404, 410):
-                gone[link.name] = f"{error.code}: {error.message}"
-            elif error.status in (401, 429) and url_of(link).startswith(means.client._host):
-                ended.append(error)  # the key or its quota; any other refusal is one link's own
-            else:
+        # VirusTotal's own links are the configured host's (VT_HOST: a replay, a proxy), which alone gets the key.
+        host = means.client._host
+        url = re.sub(r"^https://(www\.)?virustotal\.com(?=/api/v3/)", host, link.url)
+        async with means.gate:
+            if fatal or (folder / link.name).exists():
+                return
+            try:
+                await fetch_artifact(means, link, url, folder / link.name)
+                outcome.artifacts += 1
+            except VirusTotalError as error:
+                if error.status in (404, 410):
+                    gone[link.name] = f"{error.code}: {error.message}"
+                elif error.status in (401, 429) and url.startswith(f"{host}/"):
+                    fatal.append(error)
+                else:  # any other refusal is this link's own
+                    failed.append(error)
+            except (OSError, BrokenExecutor) as error:
+                fatal.append(error)
+            except Exception as error:
                 failed.append(error)
-        except (OSError, BrokenExecutor) as error:
-            ended.append(error)
-        finally:
-            part.unlink(missing_ok=True)
 
+    # return_exceptions: a cancelled gather then waits for those that finish what they have in hand.
     await asyncio.gather(*map(one, wanted), return_exceptions=True)
-    if ended:
-        raise ended[0]
+    if fatal:
+        raise fatal[0]
     if failed:
         outcome.unfinished = f"{len(failed)} of {len(wanted)} artifacts failed, the first: {failed[0]}"
         return
-    index = {
-        "kinds": dump.artifacts,
-        "files": {link.name: {"id": link.id, "kind": link.kind} for link in wanted if link.name not in gone},
-        "gone": gone,
-    }
+    index = artifact_index(folder)
+    files = {link.name: {"id": link.id, "kind": link.kind} for link in wanted if link.name not in gone}
+    index["kinds"] = sorted({*index["kinds"], *dump.artifacts})
+    index["files"] |= files
+    index["gone"] = {name: reason for name, reason in (index["gone"] | gone).items() if name not in files}
     with whole_file(folder / "index.json") as part:
         part.write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+async def fetch_artifact(means: Means, link: Link, url: str, final: Path) -> None:
+    """What is at `url` into the file `final`, whole. Raises VirusTotalError, OSError."""
+    part = temporary(final)
+
+    async def once() -> None:
+        await download(means.client, url, to=part)
+        await means.work(store, part, final, link)
+
+    try:
+        await means.retrying(f"{link.kind} of {link.id}", once)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def artifact_index(folder: Path) -> dict[str, Any]:
+    """The index.json of a minute's artifacts; an empty one if not all of them have ever been there."""
+    try:
+        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"kinds": [], "files": {}, "gone": {}}
+    return index
 
 
 # The run: which minutes, how many at a time, what became of them.
@@ -1308,9 +1326,10 @@ def check(path: Path) -> tuple[int, str]:
 
 def check_artifacts(folder: Path) -> str:
     """What is wrong with the artifacts of a minute; only the samples' zips hold a checksum."""
-    if not (folder / "index.json").exists():
+    index = artifact_index(folder)
+    if not index["kinds"]:
         return "not all of its artifacts are there yet"
-    for name, of in json.loads((folder / "index.json").read_text(encoding="utf-8"))["files"].items():
+    for name, of in index["files"].items():
         if not (folder / name).is_file():
             return f"{name} is not there"
         if of["kind"] == "file":

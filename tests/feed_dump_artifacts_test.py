@@ -112,6 +112,31 @@ def test_what_failed_is_fetched_by_the_next_run_and_what_is_gone_is_noted(
     server.seen.clear()
     assert run(*args[:-1], "html", server=server).returncode == 0
     assert len(server.seen) == len(IDS)
+    index = json.loads(artifacts(tmp_path / "d")["index.json"])
+    assert index["kinds"] == ["html", "pcap"] and len(index["files"]) == 6 + len(IDS) and len(index["gone"]) == 1
+
+
+REFUSED = {status: error(status, "WrongCredentialsError") for status in (400, 401, 403, 429)}
+
+
+def test_a_link_that_is_refused_elsewhere_costs_only_itself(
+    server: Server, other_host: Server, run: Run, tmp_path: Path
+) -> None:
+    links = {str(status): f"{other_host.url}/{status}" for status in REFUSED}
+    links |= {"no URL": "http://[", "no port": "http://x:99999/", "no host": "http:///", "good": f"{server.url}/good"}
+    reports = [{"id": name, "context_attributes": {"pcap": url}} for name, url in links.items()]
+    server.answer(f"/feeds/file_behaviours/{START}", body(package(reports)))
+    server.answer("/feeds/file_behaviours/202611220059", body(package([{"id": "next"}])))
+    server.answer("/good", body(b"pcap"))
+    for status, answer in REFUSED.items():
+        other_host.answer(f"/{status}", answer)
+    args = ("--from", START, "--to", "202611220100", "--out", tmp_path / "d", "--artifacts", "pcap", "--jobs", 1)
+    result = run("feed_dump", "file_behaviours", *args, server=server)
+    assert result.returncode == 3 and "4 of 5 artifacts failed" in result.stderr
+    assert "2 minutes" in result.stderr and list(artifacts(tmp_path / "d").values()) == [b"pcap"]
+    server.answer("/good", error(401, "WrongCredentialsError"))
+    again = run("feed_dump", "file_behaviours", *args[:5], tmp_path / "e", *args[6:], server=server)
+    assert again.returncode == 2, "of the configured host's the key is refused, and so it would be for all"
 
 
 def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run: Run, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def test_what_an_archive_lacks_or_has_broken_is_asked_for_by_itself(server: Serv
     inside[HOUR[3]] = inside[HOUR[3]][:-9]
     inside[HOUR[4]] = bz2.compress(b"<html>\n")
     del inside[HOUR[5]], inside[HOUR[7]]
-    strange = {"202611210000": packages[HOUR[0]], "README": b"{}", "999999999999": b"{}"}
+    inside[HOUR[8]], inside[HOUR[9]] = b"", b"\n \n"
+    strange = {"202611210000": packages[HOUR[0]], "README": b"{}", "999999999999": b"{}", f"{HOUR[0]}.sha256": b""}
     hours(server, archive(inside | strange))
     result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
@@ -76,7 +77,8 @@ def test_what_an_archive_lacks_or_has_broken_is_asked_for_by_itself(server: Serv
     there = files(tmp_path / "d")
     assert there.pop(layout(HOUR[7], ".missing")) == b""
     assert there == {layout(name): content for name, content in packages.items()}
-    assert len(server.seen) == 4 + 1 + 4
+    assert len(server.seen) == 4 + 1 + 6
+    assert not list(tmp_path.rglob(".*.part"))
 
 
 @pytest.mark.parametrize("wrong", ["404", "not yet", "truncated", "no tar", "503"])
