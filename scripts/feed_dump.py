@@ -90,6 +90,8 @@ POLL = 20.0  # seconds between two looks for the next minute, of which there is 
 NOWHERE = 120  # 404s in a row after which no minute is believed to come
 RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
+LONGEST = 256 << 20  # bytes of a line; reports reach 1.2 MB, but some kB of bzip2 hold any number of them
+SLOWEST = 1000  # bytes a second in the mean, below which a download is given up: a drip never ends
 BLOCK = 1 << 20  # bytes of JSON decompressed at a time: bzip2 works in blocks of 900 kB
 
 
@@ -155,9 +157,10 @@ def name(minute: int) -> str:
 def named(text: str) -> int | None:
     """The minute that VirusTotal writes as `text`; None if there is no such minute."""
     try:
-        return int(datetime.datetime.strptime(f"{text}+0000", "%Y%m%d%H%M%z").timestamp() // 60)
+        at = datetime.datetime.strptime(text, "%Y%m%d%H%M").replace(tzinfo=datetime.UTC)
     except ValueError:
         return None
+    return int(at.timestamp() // 60) if len(text) == 12 else None  # strptime takes 2026112211 for 01:01
 
 
 def ranges(minutes: set[int]) -> str:
@@ -172,19 +175,22 @@ def ranges(minutes: set[int]) -> str:
     return ", ".join(parts)
 
 
-def moment(text: str, now: float | None = None) -> float:
-    """UNIX seconds of YYYYMMDDhhmm, an ISO 8601 time (UTC if it names no zone) or an age before `now`: 90m, 3h, 7d."""
+def moment(option: str, text: str, now: float | None = None) -> float:
+    """UNIX seconds of YYYYMMDDhhmm, an ISO 8601 time (UTC if it names no zone) or an age before `now`: 90m, 3h, 7d.
+
+    Raises UsageError, which names the `option`.
+    """
+    text = text.strip()
     try:
-        if age := re.fullmatch(r"(\d+)([mhd])", text.strip()):
-            at = datetime.datetime.fromtimestamp(time.time() if now is None else now, datetime.UTC)
-            at -= datetime.timedelta(**{{"m": "minutes", "h": "hours", "d": "days"}[age[2]]: int(age[1])})
-        elif re.fullmatch(r"\d{12}", text.strip()):
-            at = datetime.datetime.strptime(text.strip(), "%Y%m%d%H%M")
-        else:
-            at = datetime.datetime.fromisoformat(text.strip())
+        if age := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
+            return (time.time() if now is None else now) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
+        if (minute := named(text)) is not None:
+            return minute * 60.0
+        at = datetime.datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise UsageError(f"no time: {text} (YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d)") from None
+        wanted = "YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d"
+        raise UsageError(f"{option} {text or 'is missing'}: {wanted}") from None
 
 
 KINDS = ("string", "int", "float", "bool", "time")
@@ -260,12 +266,16 @@ def decompressed(package: BinaryIO, form: str) -> Iterator[bytes]:
 def blocks(package: BinaryIO, form: str = "bz2") -> Iterator[bytes]:
     """What a `package` holds (see `decompressed`), cut where a line ends."""
     rest: list[bytes] = []
+    held = 0
     for data in decompressed(package, form):
         cut = data.rfind(b"\n") + 1
         if cut:
             yield b"".join([*rest, data[:cut]])
-            rest = []
+            rest, held = [], 0
         rest.append(data[cut:])
+        held += len(rest[-1])
+        if held > LONGEST:
+            raise ValueError(f"a line of over {LONGEST >> 20} MB")
     if any(rest):
         yield b"".join(rest)
 
@@ -334,11 +344,11 @@ def sink(path: Path, form: str) -> Iterator[Callable[[list[bytes]], Any]]:
 
         # Level 3 writes at 1.9 GB/s a core, so bzip2 stays what costs; the checksum is what `verify` can rely on.
         compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-        with open(path, "wb") as file, compressor.stream_writer(file) as stream:
-            yield lambda lines: stream.write(b"\n".join([*lines, b""]))
+        opened: Any = compressor.stream_writer(open(path, "wb"))  # noqa: SIM115 - the writer closes it
     else:
-        with bz2.open(path, "wb") as stream:
-            yield lambda lines: stream.write(b"\n".join([*lines, b""]))
+        opened = bz2.open(path, "wb")  # noqa: SIM115
+    with opened as stream:
+        yield lambda lines: stream.write(b"\n".join([*lines, b""]))
 
 
 def kind_of(path: str, types: set[type]) -> str:
@@ -518,10 +528,12 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
 
 def sift(lines: list[bytes], where: str) -> tuple[list[bytes], list[bytes]]:
     """Those of the `lines` to keep, and those that are not JSON."""
+    kept: list[bytes] = []
+    rejected: list[bytes] = []
     if not where:
-        kept = [line for line in lines if is_json(line)]
-        return kept, [line for line in lines if not is_json(line)] if len(kept) < len(lines) else []
-    kept, rejected = [], []
+        for line in lines:
+            (kept if is_json(line) else rejected).append(line)
+        return kept, rejected
     for line in lines:
         value = parse(line)
         if value is None:
@@ -569,8 +581,12 @@ async def download(client: VirusTotal, path: str, *args: str, to: Path) -> None:
     try:
         async with client.answer("GET", path, *args, timeout=patience) as response:
             with open(to, "wb") as file:  # noqa: ASYNC230 - the page cache takes a chunk in microseconds
+                began = time.monotonic()
                 async for chunk in response.content.iter_chunked(CHUNK):
                     file.write(chunk)
+                    seconds = time.monotonic() - began
+                    if seconds > silence and file.tell() < SLOWEST * seconds:
+                        raise VirusTotalError("TooSlow", f"{file.tell()} bytes in {seconds:.0f} s", heals=True)
     except VirusTotalError as error:
         # The storage that feeds redirect to speaks no JSON; a link that it refuses (expired) is good when asked anew.
         error.heals |= error.code.startswith("HTTP ") and error.status in (400, 401, 403)
@@ -661,9 +677,9 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
             for member in tar:
                 found = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)
                 minute = named(found[0]) if found else None
-                source = tar.extractfile(member)
                 if minute is None or not hour <= minute < hour + 60 or minute in packages or dump.path(minute).exists():
                     continue
+                source = tar.extractfile(member) if member.isreg() and not member.issparse() else None
                 if source is None or not member.size:
                     continue
                 dump.path(minute).parent.mkdir(parents=True, exist_ok=True)
@@ -695,7 +711,7 @@ def local(error: Exception, dump: Dump) -> str:
 def verdict(error: VirusTotalError) -> tuple[str, str, int]:
     """What an error that did not heal means for a minute: status, reason, and the exit code if it ends the run."""
     reason = f"{error.code}: {error.message}"
-    if error.status == 404:
+    if error.status == 404 and not error.code.startswith("HTTP "):  # VirusTotal's word, not that of the storage
         return "missing", reason, 0
     if error.code in NOT_YET:
         return "not-yet", reason, 0
@@ -1342,6 +1358,18 @@ def check_artifacts(folder: Path) -> str:
     return ""
 
 
+def link_kinds(feed: str, artifacts: str, samples: bool, form: Format) -> tuple[str, ...]:
+    """The keys of LINKS that --artifacts and --files (`samples`) ask for. Raises UsageError when `feed` has none."""
+    kinds = {kind.strip() for kind in artifacts.split(",")} - {""}
+    if unknown := kinds - LINKS.keys() | kinds & {"file"}:
+        raise UsageError(f"--artifacts {','.join(sorted(unknown))}: of pcap, evtx, html, memdump")
+    if (kinds and feed != "file_behaviours") or (samples and feed != "files"):
+        raise UsageError("--artifacts is for file_behaviours, --files for files: other lines have no such links")
+    if (kinds or samples) and form == Format.parquet:
+        raise UsageError("parquet keeps columns, not the lines with the links: artifacts go with bz2 and zst")
+    return tuple(sorted(kinds | ({"file"} if samples else set())))
+
+
 def main(
     what: Annotated[str, typer.Argument(metavar="FEED|verify", help=f"One of {', '.join(FEEDS)}; or verify DIR.")],
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The dump to verify.")] = None,
@@ -1379,26 +1407,15 @@ def main(
     feed = what.replace("-", "_")
     if feed not in FEEDS or directory:
         raise UsageError(f"{what} {directory or ''}: not a feed ({', '.join(FEEDS)}), nor verify DIR")
-    if not start:
-        raise UsageError("--from is missing: YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d")
     if column and form != "parquet":
         raise UsageError("--column is for --format parquet")
     chosen = columns(column or list(DEFAULT_COLUMNS)) if form == "parquet" else ()
-    first, last = int(moment(start) // 60), math.ceil(moment(stop) / 60) if stop else None
+    first, last = int(moment("--from", start) // 60), math.ceil(moment("--to", stop) / 60) if stop else None
     if last is not None and last <= first:
         raise UsageError(f"--from {start} is not before --to {stop}")
-    kinds = {kind.strip() for kind in artifacts.split(",")} - {""}
-    if unknown := kinds - LINKS.keys() | kinds & {"file"}:
-        raise UsageError(f"--artifacts {','.join(sorted(unknown))}: of pcap, evtx, html, memdump")
-    if (kinds and feed != "file_behaviours") or (samples and feed != "files"):
-        raise UsageError("--artifacts is for file_behaviours, --files for files: other lines have no such links")
-    kinds |= {"file"} if samples else set()
-    if kinds and form == "parquet":
-        raise UsageError("parquet keeps columns, not the lines with the links: artifacts go with bz2 and zst")
+    kinds = link_kinds(feed, artifacts, samples, form)
     folder = str(Path(out or feed).resolve())
-    dump = Dump(
-        feed, folder, form.value, where and checked("--where", where), chosen, tuple(sorted(kinds)), recheck_missing
-    )
+    dump = Dump(feed, folder, form.value, where and checked("--where", where), chosen, kinds, recheck_missing)
     began = time.monotonic()
     run = asyncio.run(
         feed_dump(dump, first, last, follow=follow, hourly=hourly, jobs=jobs, scheduler=scheduler, apikey=apikey)

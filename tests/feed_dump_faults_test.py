@@ -47,6 +47,15 @@ def hang(content: bytes) -> Handler:
     return handle
 
 
+async def drip(request: web.Request) -> web.StreamResponse:
+    """A byte now and then, for ever."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"B")
+        await asyncio.sleep(0.1)
+
+
 CORRUPT = GOOD[:40] + bytes([GOOD[40] ^ 0xFF]) + GOOD[41:]
 FAULTS: dict[str, Handler] = {
     "429": error(429, "TooManyRequestsError", **{"Retry-After": "1"}),
@@ -61,6 +70,8 @@ FAULTS: dict[str, Handler] = {
     "HTML in place of bzip2": body(b"<html>come back later</html>"),
     "silence": silence,
     "a hang in mid-body": hang(GOOD),
+    "a drip": drip,
+    "one endless line": body(bz2.compress(bytes(257 << 20))),
     "an expired link of the storage": html(403),
 }
 
@@ -74,7 +85,7 @@ def test_faults_that_heal_are_met_by_asking_again(server: Server, run: Run, tmp_
     packages = publish(server, MANY)
     for name, fault in FAULT_OF.items():
         # Twice: aiohttp itself repeats a GET whose kept connection is reset. A hang takes a fifth of VT_MAX_WAIT.
-        times = 1 if FAULTS[fault] is silence or "hang" in fault else 2
+        times = 1 if FAULTS[fault] in (silence, drip) or "hang" in fault else 2
         server.answer(f"/feeds/files/{name}", *[FAULTS[fault]] * times, body(packages[name]))
     result = run("feed_dump", "files", *ALL, "--out", tmp_path / "d", server=server, VT_MAX_WAIT="30")
     assert result.returncode == 0, result.stderr
@@ -122,6 +133,20 @@ def test_a_refused_key_ends_the_run_with_2_after_one_request(
     result = run("feed_dump", "files", "--from", "3h", "--out", tmp_path / "d", server=server)
     assert result.returncode == 2 and code in result.stderr
     assert len(server.seen) == 1
+    assert files(tmp_path / "d") == {}
+
+
+def test_a_404_of_the_storage_is_not_virustotals_word(
+    server: Server, other_host: Server, run: Run, tmp_path: Path
+) -> None:
+    async def redirect(request: web.Request) -> web.Response:
+        raise web.HTTPFound(f"{other_host.url}/storage")
+
+    server.answer(f"/feeds/files/{FAULTY}", redirect)
+    other_host.answer("/storage", html(404))
+    args = ("feed_dump", "files", "--from", FAULTY, "--to", NAMES[6], "--out", tmp_path / "d")
+    result = run(*args, server=server)
+    assert result.returncode == 3 and f"failed: {FAULTY}" in result.stderr
     assert files(tmp_path / "d") == {}
 
 

@@ -27,7 +27,7 @@ def test_a_follower_fetches_what_appears_and_asks_little_in_between(
     for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
         monkeypatch.setenv(name, value)
     dump = feed_dump.Dump("files", str(tmp_path / "d"))
-    first = int(feed_dump.moment(NAMES[0]) // 60)
+    first = feed_dump.named(NAMES[0])
     run = feed_dump.asyncio.run(feed_dump.feed_dump(dump, first, first + 3, follow=True))
     assert run.ended is None and run.published == 3
     assert files(tmp_path / "d")[layout(NAMES[2])] == later
@@ -46,7 +46,7 @@ def test_a_followers_failures_are_tried_again_without_a_new_start(
     for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY, "VT_MAX_WAIT": "1"}.items():
         monkeypatch.setenv(name, value)
     dump = feed_dump.Dump("files", str(tmp_path / "d"))
-    first = int(feed_dump.moment(NAMES[0]) // 60)
+    first = feed_dump.named(NAMES[0])
     run = feed_dump.asyncio.run(feed_dump.feed_dump(dump, first, first + 5, follow=True, jobs=1))
     assert run.failed == set() and run.published == 5
     assert len(files(tmp_path / "d")) == 5
@@ -102,10 +102,10 @@ def test_a_time_is_a_minute_an_iso_time_or_an_age(text: str, expected: str) -> N
     from datetime import datetime
 
     now = datetime.fromisoformat("2026-11-22T00:00:00+00:00").timestamp()
-    assert feed_dump.moment(text, now) == datetime.fromisoformat(expected).timestamp()
+    assert feed_dump.moment("--from", text, now) == datetime.fromisoformat(expected).timestamp()
 
 
-@pytest.mark.parametrize("text", ["", "now", "12", "202613010000", "7w", "-3h", "0x", "99999999999999d"])
+@pytest.mark.parametrize("text", ["", "now", "12", "2026112211", "202613010000", "7w", "-3h", "0x", "99999999999999d"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(feed_dump.UsageError):
-        feed_dump.moment(text)
+        feed_dump.moment("--from", text)

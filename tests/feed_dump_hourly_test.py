@@ -26,6 +26,9 @@ def archive(packages: dict[str, bytes], member: str = "{}") -> bytes:
             info = tarfile.TarInfo(member.format(name))
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("202611220103")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
     return packed.getvalue()
 
 
@@ -107,13 +110,13 @@ def test_an_hour_that_another_run_has_completed_is_not_asked_for(
     server.seen.clear()
     monkeypatch.setenv("VT_API_KEY", KEY)
     dump = feed_dump.Dump("files", str(out))
-    hour = int(feed_dump.moment("202611220100") // 60)
+    hour = feed_dump.named("202611220100")
     assert feed_dump.on_worker(feed_dump.dataclasses.asdict(dump), hour, True, server.url) == []
     assert not server.seen
 
 
 def test_of_an_interrupted_hour_only_what_is_not_on_disk_is_named(tmp_path: Path) -> None:
-    hour = int(feed_dump.moment("202611220100") // 60)
+    hour = feed_dump.named("202611220100")
     run = feed_dump.Run(feed_dump.Dump("files", str(tmp_path)), hour, hour + 60, hourly=True)
 
     async def half(minute: int, hourly: bool) -> list[feed_dump.Outcome]:
