@@ -91,6 +91,7 @@ NOWHERE = 120  # 404s in a row after which no minute is believed to come
 RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
 LONGEST = 256 << 20  # bytes of a line; reports reach 1.2 MB, but some kB of bzip2 hold any number of them
+LARGEST = 16 << 30  # bytes of a download: an hour of reports is some 2 GB, the dump of a sandbox's memory as much
 SLOWEST = 1000  # bytes a second in the mean, below which a download is given up: a drip never ends
 BLOCK = 1 << 20  # bytes of JSON decompressed at a time: bzip2 works in blocks of 900 kB
 
@@ -502,9 +503,11 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
         for block in blocks(source, form):
             lines = [line for line in block.split(b"\n") if line and not line.isspace()]
             kept, rejected = sift(lines, dump.where)
-            bad += rejected
-            if bad and not accept:
-                raise RejectedError(f"{len(bad)} lines are not JSON")
+            outcome.rejected += len(rejected)
+            if rejected and not accept:
+                raise RejectedError(f"{len(rejected)} lines are not JSON")
+            if not as_published:
+                bad += rejected
             outcome.json += len(block)
             outcome.lines += len(lines)
             outcome.kept += len(kept)
@@ -512,16 +515,15 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
                 write(kept)
         if form == "plain" and not outcome.lines:  # any other form says that it is whole, even of nothing
             raise ValueError("an empty body")
-        if bad and not as_published:
+        if bad:
             with whole_file(dump.path(minute, ".rejected")) as beside_it:
                 beside_it.write_bytes(b"\n".join([*bad, b""]))
         if as_published:
             source.close()
             part = stack.enter_context(whole_file(final))
             os.replace(package, part)
-    outcome.rejected = len(bad)
     outcome.size = final.stat().st_size
-    for stale in (".missing",) if bad else (".missing", ".rejected"):
+    for stale in (".missing",) if outcome.rejected else (".missing", ".rejected"):
         dump.path(minute, stale).unlink(missing_ok=True)
     return outcome
 
@@ -584,6 +586,8 @@ async def download(client: VirusTotal, path: str, *args: str, to: Path) -> None:
                 began = time.monotonic()
                 async for chunk in response.content.iter_chunked(CHUNK):
                     file.write(chunk)
+                    if file.tell() > LARGEST:
+                        raise VirusTotalError("TooLarge", f"over {LARGEST} bytes")
                     seconds = time.monotonic() - began
                     if seconds > silence and file.tell() < SLOWEST * seconds:
                         raise VirusTotalError("TooSlow", f"{file.tell()} bytes in {seconds:.0f} s", heals=True)
@@ -871,7 +875,8 @@ def artifact_index(folder: Path) -> dict[str, Any]:
 
 
 # From a minute (True: the hour from it on) to what became of it.
-FetchUnit = Callable[[int, bool], Awaitable[list[Outcome]]]
+Outcomes = list[Outcome]  # its brackets, closed at once, would read as a mark of cog's
+FetchUnit = Callable[[int, bool], Awaitable[Outcomes]]
 
 
 @dataclasses.dataclass
@@ -978,6 +983,10 @@ class Run:
         for first, hour in [*self.again, *cut]:
             minutes = range(first, first + (60 if hour else 1))
             self.untried.update(m for m in minutes if not self.beyond(m) and not self.dump.done(m))
+        if not self.follow:  # what was asked for beyond the first minute that is not there yet was asked too early
+            for minute in {minute for minute in self.failed | self.missing if self.beyond(minute)}:
+                self.failed.discard(minute)
+                self.unmark(minute)
         for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
             self.unmark(minute - 1)
             self.unmark(minute + 1)

@@ -73,6 +73,27 @@ def test_a_range_that_the_server_does_not_have_yet_is_incomplete(server: Server,
     assert len(server.seen) < 20
 
 
+def test_404s_beyond_what_the_server_has_are_neither_missing_nor_failed(server: Server, tmp_path: Path) -> None:
+    publish(server, NAMES[:3])
+    server.answer("/feeds/files/*", error(404, "NotFoundError"))
+    server.answer(f"/feeds/files/{NAMES[3]}", error(400, "NotAvailableYet"))
+    code, stderr = end(start(tmp_path, server, tmp_path / "d", end=""))
+    assert code == 0 and ", 0 missing" in stderr, stderr
+    assert set(files(tmp_path / "d")) == {layout(name) for name in NAMES[:3]}
+
+
+def test_a_download_without_end_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(server, NAMES[:3])
+    server.answer(f"/feeds/files/{NAMES[1]}", body(b"BZh9" + bytes(5000)))
+    monkeypatch.setattr(feed_dump, "LARGEST", 4000)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    first = feed_dump.named(NAMES[0])
+    run = feed_dump.asyncio.run(feed_dump.feed_dump(feed_dump.Dump("files", str(tmp_path / "d")), first, first + 3))
+    assert run.failed == {first + 1} and run.published == 2
+    assert len(server.seen) == 3
+
+
 def test_an_endless_row_of_404s_ends(server: Server, tmp_path: Path) -> None:
     code, stderr = end(start(tmp_path, server, tmp_path / "d", end=""))
     assert code == 3 and "in a row could not be found" in stderr.splitlines()[-1]
