@@ -60,6 +60,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def end_once(number: int, frame: object) -> None:
+    """Ends the work as Ctrl-C does. SIGTERM may come twice, from a process group and from uv: once is meant."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
+
+
 def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
 
@@ -76,7 +82,9 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
         app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end_once)
     try:
         command = typer.main.get_command(app)
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own

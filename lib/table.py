@@ -92,6 +92,8 @@ def columns(specs: Iterable[str]) -> dict[str, str]:
             path = "$.attributes." + re.sub(
                 r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
             )
+        if name in chosen or name in ("id", "type", "url"):
+            raise UsageError(f"--column {spec}: there is a column {name} already; NAME={path} gives it another name")
         try:
             dictpath.parse(path)
         except ValueError as error:
@@ -300,9 +302,10 @@ def to_terminal(frame: pd.DataFrame) -> str:
     cells = frame.where(frame.notna(), "").map(shown)
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    least = dict.fromkeys(widths, 14) | dict.fromkeys(list(widths)[:1], (room or 0) // 2)  # what tells most
     while room and sum(widths.values()) + 2 * len(widths) > room:
-        widest = max(widths, key=lambda name: widths[name])
-        if widths[widest] > 14:
+        widest = max(widths, key=lambda name: widths[name] - least[name])
+        if widths[widest] > least[widest]:
             widths[widest] -= 1
         else:
             widths.popitem()  # the least telling stands last
@@ -339,11 +342,18 @@ def deliver(
     failed = write(frame, [output for output in outputs if output not in pages], raw=raw, table=table)
     failed = write(view, pages) or failed
     form = form or (None if outputs else TableFormat.table)
+    text = ""
     if form == TableFormat.table:
-        print(to_text(view, form) + below if len(frame) else "", end="")
+        text = to_text(view, form) + below if len(frame) else ""
     elif form:
         wanted = view if form == TableFormat.markdown else frame
-        print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
+        text = to_text(wanted, form, raw=raw and not sys.stdout.isatty())
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        failed = kept_elsewhere(frame, f"cannot write to stdout: {error.strerror}")
     return failed
 
 
@@ -364,11 +374,14 @@ def write(
                 cause = cause.__cause__
             where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
             reasons.append(f"cannot write {where}: {why}")
-    if not reasons:
-        return None
+    return kept_elsewhere(frame, "; ".join(reasons)) if reasons else None
+
+
+def kept_elsewhere(frame: pd.DataFrame, reason: str) -> OSError:
+    """Writes the rows, which cost quota, into the temporary folder; the `reason` for that, with the file's name."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False) as kept:
         kept.write(to_text(frame, "jsonl"))
-    return OSError(f"{'; '.join(reasons)}; the rows are kept in {kept.name}")
+    return OSError(f"{reason}; the rows are kept in {kept.name}")
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -408,6 +421,8 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
         return value.replace("\0", "\\x00") if isinstance(value, str) else value  # PostgreSQL's text holds no NUL
 
     frame = frame.map(storable).rename(columns=names)
+    if frame.empty:
+        return
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):

@@ -50,7 +50,8 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}{resumption(self.cursor)}"
+        later = "" if self.status != 429 or self.cursor else " (run it again when there is quota)"
+        return f"{self.code}: {self.message}{later}{resumption(self.cursor)}"
 
     @property
     def exit_code(self) -> int:
@@ -100,6 +101,8 @@ class VirusTotal(vt.Client):
             await self._pace.acquire()
             request.headers["X-Apikey"] = self._apikey
             self.requests += 1
+        else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
+            request.headers.pop("Authorization", None)
         return await handler(request)
 
     def _full_url(self, path: str, *args: Any) -> str:
@@ -141,8 +144,12 @@ class VirusTotal(vt.Client):
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        try:
+            body = await response.content.readexactly(1 << 16)  # no error takes more
+        except asyncio.IncompleteReadError as error:
+            body = error.partial
         # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
-        status, text = response.status, (await response.read()).decode(errors="replace")
+        status, text = response.status, body.decode(errors="replace")
         try:
             said = json.loads(text)["error"]
             code, message = str(said["code"]), str(said.get("message"))
@@ -151,7 +158,10 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = self._redacted(code), self._redacted(message)  # JSON may have spelled it in escapes
+        code, message = (
+            self._redacted(code)[:100],
+            self._redacted(message)[:1000],
+        )  # JSON may have spelled it in escapes
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken

@@ -371,6 +371,8 @@ def main(
         return 0
     if not command:
         raise UsageError("no COMMAND: scripts/replay.py scripts/search_to_pandas.py QUERY (--help shows more)")
+    if command[0].endswith(".py") and not Path(command[0]).is_file():
+        raise UsageError(f"there is no file {command[0]}")
     return asyncio.run(replay(command, recordings, record=record))
 
 
@@ -419,6 +421,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def end_once(number: int, frame: object) -> None:
+    """Ends the work as Ctrl-C does. SIGTERM may come twice, from a process group and from uv: once is meant."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
+
+
 def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
 
@@ -435,7 +443,9 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
         app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end_once)
     try:
         command = typer.main.get_command(app)
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
@@ -486,7 +496,8 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}{resumption(self.cursor)}"
+        later = "" if self.status != 429 or self.cursor else " (run it again when there is quota)"
+        return f"{self.code}: {self.message}{later}{resumption(self.cursor)}"
 
     @property
     def exit_code(self) -> int:
@@ -536,6 +547,8 @@ class VirusTotal(vt.Client):
             await self._pace.acquire()
             request.headers["X-Apikey"] = self._apikey
             self.requests += 1
+        else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
+            request.headers.pop("Authorization", None)
         return await handler(request)
 
     def _full_url(self, path: str, *args: Any) -> str:
@@ -577,8 +590,12 @@ class VirusTotal(vt.Client):
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        try:
+            body = await response.content.readexactly(1 << 16)  # no error takes more
+        except asyncio.IncompleteReadError as error:
+            body = error.partial
         # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
-        status, text = response.status, (await response.read()).decode(errors="replace")
+        status, text = response.status, body.decode(errors="replace")
         try:
             said = json.loads(text)["error"]
             code, message = str(said["code"]), str(said.get("message"))
@@ -587,7 +604,10 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = self._redacted(code), self._redacted(message)  # JSON may have spelled it in escapes
+        code, message = (
+            self._redacted(code)[:100],
+            self._redacted(message)[:1000],
+        )  # JSON may have spelled it in escapes
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken

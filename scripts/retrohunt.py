@@ -76,6 +76,7 @@ Job = dict[str, Any]  # as VirusTotal has it: {"id", "type": "retrohunt_job", "a
 
 JOBS = "/intelligence/retrohunt_jobs"
 MOST_RULES = 300  # in a job: https://docs.virustotal.com/reference/create-retrohunt-job
+MOST_JOBS = 2_000  # looked through for a lost one: a list may have no end, and each 40 are a request
 # Modules of VirusTotal's YARA that the Python package cannot compile: VirusTotal judges the rules that use them.
 BEYOND = ("vt", "magic")
 RULE_NAME = "context_attributes.rule_name"
@@ -91,6 +92,16 @@ TELLING = [
     "last_submission_date",
     "error.code",
 ]
+
+
+class Status(StrEnum):
+    """What a job can be, as `filter=status:` takes it."""
+
+    starting = "starting"
+    running = "running"
+    aborting = "aborting"
+    aborted = "aborted"
+    finished = "finished"
 
 
 class Corpus(StrEnum):
@@ -134,8 +145,10 @@ def check_rules(sources: Mapping[str, str]) -> list[str]:
             compiler.add_source(text, printable(origin))
     errors = compiler.errors()
     ours = [w for w in compiler.warnings() if w["type"] not in ("IgnoredModule", "IgnoredRule")]
-    for line in "\n".join(report["text"] for report in ours + errors).splitlines():
-        say(line)
+    # Not splitlines: U+2028 and its like in a stranger's rule would begin lines that read as ours.
+    for report in ours + errors:
+        for line in report["text"].split("\n"):
+            say(line)
     if any(error["type"] == "IncludeNotAllowed" for error in errors):
         raise UsageError("VirusTotal cannot see the files that a rule includes: name them all, without `include`")
     if errors:
@@ -229,7 +242,9 @@ def listed(job: Job) -> str:
     """A job on one line: id, status, percent, matches, when it was created (UTC), corpus, rules."""
     attributes = about(job)
     made = datetime.fromtimestamp(number(job, "creation_date"), UTC)
-    names = re.findall(r"^\s*(?:(?:private|global)\s+)*rule\s+(\w+)", str(attributes.get("rules")), flags=re.M)
+    # Not \s, which takes line ends: a stranger's rules with 100,000 of them would cost minutes.
+    rule = r"^[ \t]*(?:(?:private|global)[ \t]+)*rule[ \t]+(\w+)"
+    names = re.findall(rule, str(attributes.get("rules")), flags=re.M)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return printable(
         f"{job.get('id')}  {status(job):<8}  {number(job, 'progress'):5.1f} %  {int(number(job, 'num_matches')):>6} "
@@ -283,8 +298,11 @@ async def find(client: VirusTotal, wanted: Mapping[str, Any], began: float) -> J
         # VirusTotal's clock, not ours, dates a job: they may be hours apart.
         async with client.answer("GET", JOBS, params={"limit": "1"}) as answer:
             await answer.read()
-            date = email.utils.parsedate_tz(answer.headers.get("Date", ""))
-        now = email.utils.mktime_tz(date) if date else time.time()
+            date = answer.headers.get("Date", "")
+        try:
+            now = email.utils.parsedate_to_datetime(date).timestamp()
+        except (ValueError, OverflowError):  # none, or the year 99999
+            now = time.time()
         return now - (time.monotonic() - began) - 60  # its hosts' clocks may differ a little
 
     earliest: float = await client.retrying()(created)
@@ -299,7 +317,7 @@ async def find(client: VirusTotal, wanted: Mapping[str, Any], began: float) -> J
         )
 
     async def look() -> Job | None:
-        async for jobs in client.pages(JOBS):
+        async for jobs in client.pages(JOBS, limit=MOST_JOBS):
             for job in filter(same, jobs):
                 return job
         return None
@@ -415,6 +433,17 @@ async def matches(
     return await collect(pages, chosen)
 
 
+def take_rule_names(rows: list[dict[str, Any]]) -> list[Any]:
+    """Takes the rule's name out of each row, so that no heap of attributes can crowd it out of the table.
+
+    An attribute that is called `rule_name` itself becomes `attributes.rule_name`.
+    """
+    for each in rows:
+        if "rule_name" in each:
+            each["attributes.rule_name"] = each.pop("rule_name")
+    return [each.pop(RULE_NAME, None) for each in rows]
+
+
 def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
     """The columns for a terminal: the chosen ones, or the most telling that have a value at all."""
     if chosen:
@@ -468,7 +497,10 @@ def start_command(
         except asyncio.CancelledError:
             say(f"interrupted: the job may run nevertheless: {command('list')} shows it")
             return 130
-        print(printable(job["id"]), flush=True)
+        try:
+            print(printable(job["id"]), flush=True)
+        except OSError as error:  # whatever becomes of stdout, the id must be known
+            raise OSError(f"job {job['id']} runs, but stdout did not take its id: {error.strerror}") from None
         if watch:
             return await follow(client, str(job["id"]))
         say(f"to its end: {command('watch', str(job['id']))}")
@@ -480,7 +512,7 @@ def start_command(
 @app.command("list")
 def list_command(
     limit: Annotated[int, typer.Option(min=0, help="How many jobs; 0: all.")] = 0,
-    status: Annotated[str, typer.Option(help="Only those starting, running, aborting, aborted or finished.")] = "",
+    status: Annotated[Status | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
     cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
     apikey: Key = "",
 ) -> int:
@@ -533,7 +565,9 @@ def matches_command(
         list[str] | None,
         typer.Option(help="A file (.csv .jsonl .md .parquet .xlsx .db .sqlite) or a database URL; repeatable."),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not defuse formulas in .csv and .xlsx.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave cells of .csv and .xlsx as they came: formulas, controls.")
+    ] = False,
     cursor: Annotated[str, typer.Option(help="Go on where an earlier run stopped.")] = "",
     apikey: Key = "",
 ) -> int:
@@ -551,9 +585,12 @@ def matches_command(
         if not ended(state):
             say(f"the job has not ended ({described(state)}): these are its matches so far")
         found = await matches(client, job, chosen, limit=limit, cursor=cursor)
+        names = [] if chosen else take_rule_names(found.rows)
         frame = to_frame(found.rows, chosen)
         if not chosen:
-            frame.insert(1, "rule_name", frame.pop(RULE_NAME) if RULE_NAME in frame else None)
+            import pandas as pd
+
+            frame.insert(1, "rule_name", typed(pd.Series(names, dtype=object)))
         counts = frame["rule_name"].value_counts().items()
         below = "\n" + "".join(f"{printable(name)}: {n}\n" for name, n in counts)
         failed = deliver(frame, telling(frame, chosen), outputs, form, raw=raw, table="retrohunt", below=below)
@@ -638,6 +675,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def end_once(number: int, frame: object) -> None:
+    """Ends the work as Ctrl-C does. SIGTERM may come twice, from a process group and from uv: once is meant."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
+
+
 def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
 
@@ -654,7 +697,9 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
         app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end_once)
     try:
         command = typer.main.get_command(app)
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
@@ -759,7 +804,8 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}{resumption(self.cursor)}"
+        later = "" if self.status != 429 or self.cursor else " (run it again when there is quota)"
+        return f"{self.code}: {self.message}{later}{resumption(self.cursor)}"
 
     @property
     def exit_code(self) -> int:
@@ -809,6 +855,8 @@ class VirusTotal(vt.Client):
             await self._pace.acquire()
             request.headers["X-Apikey"] = self._apikey
             self.requests += 1
+        else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
+            request.headers.pop("Authorization", None)
         return await handler(request)
 
     def _full_url(self, path: str, *args: Any) -> str:
@@ -850,8 +898,12 @@ class VirusTotal(vt.Client):
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        try:
+            body = await response.content.readexactly(1 << 16)  # no error takes more
+        except asyncio.IncompleteReadError as error:
+            body = error.partial
         # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
-        status, text = response.status, (await response.read()).decode(errors="replace")
+        status, text = response.status, body.decode(errors="replace")
         try:
             said = json.loads(text)["error"]
             code, message = str(said["code"]), str(said.get("message"))
@@ -860,7 +912,10 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = self._redacted(code), self._redacted(message)  # JSON may have spelled it in escapes
+        code, message = (
+            self._redacted(code)[:100],
+            self._redacted(message)[:1000],
+        )  # JSON may have spelled it in escapes
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -1130,6 +1185,8 @@ def columns(specs: Iterable[str]) -> dict[str, str]:
             path = "$.attributes." + re.sub(
                 r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
             )
+        if name in chosen or name in ("id", "type", "url"):
+            raise UsageError(f"--column {spec}: there is a column {name} already; NAME={path} gives it another name")
         try:
             dictpath.parse(path)
         except ValueError as error:
@@ -1338,9 +1395,10 @@ def to_terminal(frame: pd.DataFrame) -> str:
     cells = frame.where(frame.notna(), "").map(shown)
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    least = dict.fromkeys(widths, 14) | dict.fromkeys(list(widths)[:1], (room or 0) // 2)  # what tells most
     while room and sum(widths.values()) + 2 * len(widths) > room:
-        widest = max(widths, key=lambda name: widths[name])
-        if widths[widest] > 14:
+        widest = max(widths, key=lambda name: widths[name] - least[name])
+        if widths[widest] > least[widest]:
             widths[widest] -= 1
         else:
             widths.popitem()  # the least telling stands last
@@ -1377,11 +1435,18 @@ def deliver(
     failed = write(frame, [output for output in outputs if output not in pages], raw=raw, table=table)
     failed = write(view, pages) or failed
     form = form or (None if outputs else TableFormat.table)
+    text = ""
     if form == TableFormat.table:
-        print(to_text(view, form) + below if len(frame) else "", end="")
+        text = to_text(view, form) + below if len(frame) else ""
     elif form:
         wanted = view if form == TableFormat.markdown else frame
-        print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
+        text = to_text(wanted, form, raw=raw and not sys.stdout.isatty())
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        failed = kept_elsewhere(frame, f"cannot write to stdout: {error.strerror}")
     return failed
 
 
@@ -1402,11 +1467,14 @@ def write(
                 cause = cause.__cause__
             where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
             reasons.append(f"cannot write {where}: {why}")
-    if not reasons:
-        return None
+    return kept_elsewhere(frame, "; ".join(reasons)) if reasons else None
+
+
+def kept_elsewhere(frame: pd.DataFrame, reason: str) -> OSError:
+    """Writes the rows, which cost quota, into the temporary folder; the `reason` for that, with the file's name."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False) as kept:
         kept.write(to_text(frame, "jsonl"))
-    return OSError(f"{'; '.join(reasons)}; the rows are kept in {kept.name}")
+    return OSError(f"{reason}; the rows are kept in {kept.name}")
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -1446,6 +1514,8 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
         return value.replace("\0", "\\x00") if isinstance(value, str) else value  # PostgreSQL's text holds no NUL
 
     frame = frame.map(storable).rename(columns=names)
+    if frame.empty:
+        return
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):

@@ -418,6 +418,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def end_once(number: int, frame: object) -> None:
+    """Ends the work as Ctrl-C does. SIGTERM may come twice, from a process group and from uv: once is meant."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
+
+
 def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
     """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
 
@@ -434,7 +440,9 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
         app.command(help=kept, **settings)(main)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end_once)
     try:
         command = typer.main.get_command(app)
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
@@ -578,6 +586,8 @@ def columns(specs: Iterable[str]) -> dict[str, str]:
             path = "$.attributes." + re.sub(
                 r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
             )
+        if name in chosen or name in ("id", "type", "url"):
+            raise UsageError(f"--column {spec}: there is a column {name} already; NAME={path} gives it another name")
         try:
             dictpath.parse(path)
         except ValueError as error:
@@ -786,9 +796,10 @@ def to_terminal(frame: pd.DataFrame) -> str:
     cells = frame.where(frame.notna(), "").map(shown)
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    least = dict.fromkeys(widths, 14) | dict.fromkeys(list(widths)[:1], (room or 0) // 2)  # what tells most
     while room and sum(widths.values()) + 2 * len(widths) > room:
-        widest = max(widths, key=lambda name: widths[name])
-        if widths[widest] > 14:
+        widest = max(widths, key=lambda name: widths[name] - least[name])
+        if widths[widest] > least[widest]:
             widths[widest] -= 1
         else:
             widths.popitem()  # the least telling stands last
@@ -825,11 +836,18 @@ def deliver(
     failed = write(frame, [output for output in outputs if output not in pages], raw=raw, table=table)
     failed = write(view, pages) or failed
     form = form or (None if outputs else TableFormat.table)
+    text = ""
     if form == TableFormat.table:
-        print(to_text(view, form) + below if len(frame) else "", end="")
+        text = to_text(view, form) + below if len(frame) else ""
     elif form:
         wanted = view if form == TableFormat.markdown else frame
-        print(to_text(wanted, form, raw=raw and not sys.stdout.isatty()), end="")
+        text = to_text(wanted, form, raw=raw and not sys.stdout.isatty())
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        failed = kept_elsewhere(frame, f"cannot write to stdout: {error.strerror}")
     return failed
 
 
@@ -850,11 +868,14 @@ def write(
                 cause = cause.__cause__
             where, why = re.sub("//.*@", "//…@", output), str(cause).partition("\n")[0]
             reasons.append(f"cannot write {where}: {why}")
-    if not reasons:
-        return None
+    return kept_elsewhere(frame, "; ".join(reasons)) if reasons else None
+
+
+def kept_elsewhere(frame: pd.DataFrame, reason: str) -> OSError:
+    """Writes the rows, which cost quota, into the temporary folder; the `reason` for that, with the file's name."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False) as kept:
         kept.write(to_text(frame, "jsonl"))
-    return OSError(f"{'; '.join(reasons)}; the rows are kept in {kept.name}")
+    return OSError(f"{reason}; the rows are kept in {kept.name}")
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -894,6 +915,8 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
         return value.replace("\0", "\\x00") if isinstance(value, str) else value  # PostgreSQL's text holds no NUL
 
     frame = frame.map(storable).rename(columns=names)
+    if frame.empty:
+        return
     with engine.begin() as connection:
         inspector = sqlalchemy.inspect(connection)
         if inspector.has_table(table):
@@ -961,7 +984,8 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}{resumption(self.cursor)}"
+        later = "" if self.status != 429 or self.cursor else " (run it again when there is quota)"
+        return f"{self.code}: {self.message}{later}{resumption(self.cursor)}"
 
     @property
     def exit_code(self) -> int:
@@ -1011,6 +1035,8 @@ class VirusTotal(vt.Client):
             await self._pace.acquire()
             request.headers["X-Apikey"] = self._apikey
             self.requests += 1
+        else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
+            request.headers.pop("Authorization", None)
         return await handler(request)
 
     def _full_url(self, path: str, *args: Any) -> str:
@@ -1052,8 +1078,12 @@ class VirusTotal(vt.Client):
 
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
+        try:
+            body = await response.content.readexactly(1 << 16)  # no error takes more
+        except asyncio.IncompleteReadError as error:
+            body = error.partial
         # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
-        status, text = response.status, (await response.read()).decode(errors="replace")
+        status, text = response.status, body.decode(errors="replace")
         try:
             said = json.loads(text)["error"]
             code, message = str(said["code"]), str(said.get("message"))
@@ -1062,7 +1092,10 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = self._redacted(code), self._redacted(message)  # JSON may have spelled it in escapes
+        code, message = (
+            self._redacted(code)[:100],
+            self._redacted(message)[:1000],
+        )  # JSON may have spelled it in escapes
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken

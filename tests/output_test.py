@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -124,14 +125,30 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGTERM to catch")
-def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignored", [False, True], ids=["as usual", "SIGINT ignored, as in a script's background"])
+def test_sigterm_ends_as_ctrl_c_does_however_often_it_comes(tmp_path: Path, ignored: bool) -> None:
+    body = """
+    import asyncio
+    async def work():
+        print("up", flush=True)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.5)  # writes what it has
+            print("kept", flush=True)
+        return 130
+    return asyncio.run(work())
+    """
     process = subprocess.Popen(
-        command(tmp_path, "print('up', flush=True)\ntime.sleep(60)\nreturn 0"),
+        command(tmp_path, body),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
     )
     assert process.stdout
     process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[1] == b"interrupted\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    assert process.communicate(timeout=20) == (b"kept\n", b"")
     assert process.returncode == 130

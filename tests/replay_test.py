@@ -207,6 +207,8 @@ def test_a_python_file_is_run_with_the_uv_that_runs_replay(run: Run, tmp_path: P
     stand_in = tmp_path / "uv"
     stand_in.write_text('#!/bin/sh\necho "$@"\n')
     stand_in.chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "some.py").touch()
     result = run("replay", "scripts/some.py", "--limit", 5, UV=str(stand_in))
     assert result.stdout == "run --script scripts/some.py --limit 5\n"
 

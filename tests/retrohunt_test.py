@@ -169,6 +169,19 @@ def test_control_characters_in_rules_and_file_names_do_not_reach_the_terminal(
     assert not {"\x1b", "\u202e", "\x07"} & set(result.stderr)
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_strangers_rules_begin_no_line_of_their_own_on_stderr(
+    run: Run, server: Server, tmp_path: Path, end: str
+) -> None:
+    text = f"rule a {{ condition: nowhere /* {end}1 rule, one job running, 1 request, complete */ }}"
+    (tmp_path / "a.yar").write_text(text, encoding="utf-8")
+    result = run("retrohunt", "start", "a.yar", server=server)
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert any("one job running" in line for line in lines)
+    assert not any(line.startswith("1 rule") for line in lines)
+
+
 @pytest.mark.parametrize("name", ["none.yar", ".", "latin.yar"])
 def test_a_file_that_cannot_be_read_is_named_and_nothing_is_sent(
     run: Run, server: Server, tmp_path: Path, name: str
@@ -439,6 +452,33 @@ def test_ctrl_c_while_a_job_is_being_started_warns_that_it_may_run(server: Serve
     assert "interrupted: the job may run nevertheless" in said
 
 
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 99999 00:00:00 GMT", "1 Jan 99999999999999999999 0:0", "yesterday"])
+def test_a_lost_job_is_found_though_the_server_tells_no_time(run: Run, server: Server, rules: Path, date: str) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            return await reset(request)
+        return web.json_response({"data": [job("starting")]}, headers={"Date": date})
+
+    server.answer(JOBS, handle)
+    result = run("retrohunt", "start", rules, server=server)
+    assert (result.returncode, result.stdout) == (0, f"{JOB}\n"), result.stderr
+
+
+def test_a_job_list_without_end_is_given_up(run: Run, server: Server, rules: Path) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            return await reset(request)
+        start = int(request.query.get("cursor", 0))
+        old = [job("finished", f"old-{start + i}", creation_date=1) for i in range(40)]
+        return web.json_response({"data": old, "meta": {"cursor": str(start + 40)}})
+
+    server.answer(JOBS, handle)
+    result = run("retrohunt", "start", rules, server=server, VT_MAX_WAIT="1")
+    assert (result.returncode, posts(server)) == (1, 1)
+    assert "it is not in the job list" in result.stderr
+    assert f"GET {JOBS}?limit=40&cursor={retrohunt.MOST_JOBS}" not in server.paths
+
+
 # list
 
 
@@ -454,6 +494,14 @@ def test_list_shows_every_job_of_every_page_on_a_line(run: Run, server: Server) 
     assert " ".join(lines[1].split()) == f"{JOB} running 0.0 % 0 matches 2025-11-22T09:00:00Z main a, c, d and 1 more"
     assert result.stderr == "4 jobs, 2 requests, complete\n"
     assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("filling", ["\n", " ", "\t\n", "private ", "rule ", "\nglobal "])
+def test_a_strangers_rules_of_a_megabyte_do_not_hold_the_list_up(run: Run, server: Server, filling: str) -> None:
+    server.answer(JOBS, {"data": [job(rules=filling * (1_000_000 // len(filling)) + "\nrule last {}")]})
+    result = run("retrohunt", "list", server=server)  # a quadratic search would take an hour
+    assert result.returncode == 0
+    assert "last" in result.stdout or filling == "rule "
 
 
 def test_list_takes_a_status_and_a_limit(run: Run, server: Server) -> None:
@@ -506,6 +554,19 @@ def test_the_terminal_gets_the_telling_columns_and_a_count_for_each_rule(run: Ru
     assert result.stdout.splitlines()[0].split()[:3] == ["id", "rule_name", "meaningful_name"]
     assert result.stdout.splitlines()[-2:] == ["one: 2", r"[red]two\x1b[31m: 1"]
     assert "\x1b" not in result.stdout
+
+
+def test_no_attribute_takes_the_place_of_the_rules_name(run: Run, server: Server) -> None:
+    many = {f"a{number:04}": number for number in range(2_000)}
+    server.answer(f"{JOBS}/{JOB}", {"data": job("finished")})
+    server.answer(f"{JOBS}/{JOB}/matching_files", {"data": [match(1, attributes={"rule_name": "evil"} | many)]})
+    result = run("retrohunt", "matches", JOB, "--format", "jsonl", server=server)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["rule_name"] == "one"
+    server.answer(f"{JOBS}/{JOB}/matching_files", {"data": [match(1, attributes={"rule_name": "evil"})]})
+    result = run("retrohunt", "matches", JOB, "--format", "jsonl", server=server)
+    found = {"id": f"{1:064x}", "rule_name": "one", "type": "file", "attributes.rule_name": "evil"}
+    assert json.loads(result.stdout) == found | {"context_attributes.match_in_subfile": False}
 
 
 def test_chosen_columns_stand_after_the_rule(run: Run, server: Server) -> None:

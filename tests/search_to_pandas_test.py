@@ -204,11 +204,35 @@ def test_an_output_that_fails_costs_neither_the_others_nor_the_cursor(server: Se
     result = run("search_to_pandas", "x", "--limit", 1, "--output", "a.db", "--output", "a.csv", server=server)
     assert (result.returncode, len(pd.read_csv(tmp_path / "a.csv"))) == (1, 1)
     said = result.stderr.splitlines()[-1]
-    assert said.startswith("INCOMPLETE: 1 objects, 1 request; cannot write a.db: ")
+    assert said.startswith("INCOMPLETE: 1 object, 1 request; cannot write a.db: ")
     assert said.endswith("; go on with --cursor next")
     kept = Path(said.partition("; the rows are kept in ")[2].partition(";")[0])
     assert ids(kept.read_text()) == [file(1)["id"]]
     kept.unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
+def test_rows_that_stdout_does_not_take_are_kept(server: Server, tmp_path: Path) -> None:
+    server.answer(SEARCH, {"data": [file(1)], "meta": {"cursor": "next"}})
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, str(SCRIPTS / "search_to_pandas.py"), "x", "--limit", "1", "--format", "jsonl"],
+            env=environment(tmp_path, server, TMPDIR=str(tmp_path)),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 1
+    assert "INCOMPLETE: 1 object, 1 request; cannot write to stdout: No space left on device" in result.stderr
+    assert "go on with --cursor next" in result.stderr
+    assert ids(next(tmp_path.glob("vt-*.jsonl")).read_text()) == [file(1)["id"]]
+
+
+def test_an_object_that_came_as_an_error_is_counted(server: Server, run: Run) -> None:
+    gone = {"type": "file", "id": "f" * 64, "error": {"code": "NotFoundError", "message": "gone"}}
+    server.answer(SEARCH, {"data": [file(1), gone]})
+    result = run("search_to_pandas", "x", server=server)
+    assert result.stderr == "2 objects (1 of them an error in a report's place), 1 request, complete\n"
 
 
 def test_a_table_goes_through_the_pages_of_a_large_search(server: Server, run: Run) -> None:

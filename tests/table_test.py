@@ -75,6 +75,12 @@ def test_a_column_that_does_not_parse_is_a_usage_error() -> None:
         columns(["x=$.["])
 
 
+@pytest.mark.parametrize("specs", [["a=size", "a=tags"], ["id=size"], ["url=$.x"]])
+def test_a_column_s_name_is_its_own(specs: list[str]) -> None:
+    with pytest.raises(UsageError, match="already"):
+        columns(specs)
+
+
 def test_one_match_is_a_scalar_several_a_list_none_empty() -> None:
     chosen = columns(["size", "tags[*]", "absent", "one=tags[0]", "reputation"])
     found = row(FILE, chosen)
@@ -196,6 +202,13 @@ def test_a_table_fits_the_terminal_with_a_line_a_row(monkeypatch: pytest.MonkeyP
     lines = to_text(frame(FILE, ERROR, column=("size", "meaningful_name", "tags")), "table").splitlines()
     assert len(lines) == 3
     assert max(map(len, lines)) <= width
+
+
+def test_a_narrow_terminal_gives_half_of_itself_to_what_tells_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    long = {"type": "domain", "id": "a" * 36 + ".example", "attributes": dict.fromkeys("bcdef", "x" * 40)}
+    assert "a" * 36 in to_text(frame(long).drop(columns="type"), "table")
 
 
 def test_a_table_in_a_pipe_is_not_cut() -> None:

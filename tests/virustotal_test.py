@@ -175,6 +175,27 @@ def test_the_key_does_not_go_to_the_host_of_an_absolute_link(server: Server, oth
     assert server.seen[0].headers["X-Apikey"] == KEY
 
 
+def test_passwords_of_netrc_go_to_no_host_that_an_answer_names(
+    server: Server, other_host: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        raise web.HTTPFound(f"{other_host.url}/package")
+
+    (tmp_path / "netrc").write_text("default login analyst password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.answer("/feeds/files/202601010000", elsewhere)
+    other_host.answer("/package", FILE)
+    assert ask("GET", "/feeds/files/202601010000") == FILE
+    assert ask("GET", f"{other_host.url}/package") == FILE
+    assert [request.headers.get("Authorization") for request in other_host.seen] == [None, None]
+
+
+def test_an_error_without_end_is_read_and_told_in_part(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VT_MAX_WAIT", "1")
+    server.answer("/files/abc", error(400, "BadRequestError", "x" * 10_000_000))
+    assert len(str(failure("GET", "/files/abc"))) < 2000
+
+
 @pytest.mark.parametrize(("status", "padding"), [(403, 170), (502, 170), (200, 0), (200, 20)])
 def test_no_part_of_the_key_is_shown_when_it_is_echoed(
     server: Server, monkeypatch: pytest.MonkeyPatch, status: int, padding: int
