@@ -87,6 +87,7 @@ SUFFIXES = {"bz2": ".jsonl.bz2", "zst": ".jsonl.zst", "parquet": ".parquet"}
 NOT_YET = ("NotAvailableYet", "NotAvailableYetError")  # both have been seen
 ROW = 3  # one missing minute is normal, "several in a row" are not (VirusTotal's words)
 POLL = 20.0  # seconds between two looks for the next minute, of which there is one a minute
+PROBE = 5  # looks in vain after which a follower looks at the minute after that
 NOWHERE = 120  # 404s in a row after which no minute is believed to come
 RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
@@ -896,7 +897,9 @@ class Run:
     newest: int = 0
     failed: set[int] = dataclasses.field(default_factory=set)
     gone: set[int] = dataclasses.field(default_factory=set)  # those of them that are 404s in a row
-    not_yet: int | None = None  # the first minute that the server does not have yet
+    early: set[int] = dataclasses.field(default_factory=set)  # not there yet, by the server's word, nor any later one
+    overtaken: set[int] = dataclasses.field(default_factory=set)  # not there yet, though a later one is
+    polls: int = 0  # answers "not yet", one after the other
     untried: set[int] = dataclasses.field(default_factory=set)  # what was still in hand when the run ended early
     untried_from: int | None = None  # and the first minute that was not
     ended: tuple[str, int] | None = None  # what ended the run early, and the exit code
@@ -920,6 +923,8 @@ class Run:
                     continue
             if self.dump.done(minute):
                 self.present += 1
+                if self.dump.path(minute).exists():
+                    self.newest = max(self.newest, minute)
             else:
                 yield minute, False
             minute += 1
@@ -934,8 +939,8 @@ class Run:
                 while len(running) < width and not (self.pause and running):
                     await asyncio.sleep(self.pause)
                     self.pause = 0.0
-                    unit = heapq.heappop(self.again) if self.again else next(todo, None)
-                    if unit is None or (not self.follow and self.beyond(unit[0])):
+                    unit = self.next_unit(todo)
+                    if unit is None:
                         break
                     running[asyncio.ensure_future(fetch_unit(*unit))] = unit
                 if not running:
@@ -951,6 +956,32 @@ class Run:
             await self.leave(running)
             if self.not_yet is None and (unit := next(todo, None)):
                 self.untried_from = unit[0]
+
+    def next_unit(self, todo: Iterator[tuple[int, bool]]) -> tuple[int, bool] | None:
+        """What to ask for next; None when the server has no more (a follower is never told so)."""
+        # The server may lack one minute for good: some later ones are probed before it is believed to have no more.
+        probing = self.follow and self.polls % (PROBE + 1) == PROBE
+        unit = heapq.heappop(self.again) if self.again and not probing else next(todo, None)
+        self.doubt()
+        if unit is None and self.again:
+            return heapq.heappop(self.again)
+        if unit and not self.follow and self.not_yet is not None and unit[0] >= self.not_yet + ROW:
+            heapq.heappush(self.again, unit)  # a probe under way may still show that there is more
+            return None
+        return unit
+
+    def doubt(self) -> None:
+        """Asks once more for what was not there yet when a later minute turns out to be."""
+        for minute in [minute for minute in self.early if minute < self.newest]:
+            self.early.discard(minute)
+            self.overtaken.add(minute)
+            if (minute, False) not in self.again:
+                heapq.heappush(self.again, (minute, False))
+
+    @property
+    def not_yet(self) -> int | None:
+        """The first of the minutes at the edge that the server does not have yet."""
+        return min(self.early, default=None)
 
     def beyond(self, minute: int) -> bool:
         """Whether the server does not have the `minute` yet."""
@@ -996,13 +1027,17 @@ class Run:
         minute = outcome.minute
         self.tally.requests += outcome.requests
         self.tally.artifacts += outcome.artifacts
+        self.early.discard(minute)
         if outcome.status in ("published", "present", "missing", "failed"):
             self.streak += 1
+            self.polls = 0
             self.failures = self.failures + 1 if outcome.status == "failed" else 0
         if outcome.status in ("published", "present"):
             self.failed.discard(minute)
             self.gone.discard(minute)
             self.nowhere = 0
+            self.newest = max(self.newest, minute)
+            self.doubt()
         match outcome.status:
             case "published":
                 self.count(outcome)
@@ -1012,11 +1047,7 @@ class Run:
                 self.nowhere += 1
                 self.mark_missing(minute)
             case "not-yet":
-                self.not_yet = min(minute, self.not_yet or minute)
-                self.streak = 0
-                if self.follow:
-                    self.pause = POLL
-                    heapq.heappush(self.again, (minute, False))
+                self.meet_not_yet(minute, outcome.reason)
             case "by-minute":
                 for lacking in (m for m in range(minute, minute + 60) if not self.dump.done(m)):
                     heapq.heappush(self.again, (lacking, False))
@@ -1030,10 +1061,23 @@ class Run:
             self.failed.add(minute)
             say(f"{name(minute)}: {outcome.unfinished}")
 
+    def meet_not_yet(self, minute: int, reason: str) -> None:
+        """Takes the server's word that a minute is not there yet, unless it twice says so of one in the middle."""
+        if minute in self.overtaken:
+            self.failed.add(minute)
+            say(f"{name(minute)} failed: {reason} (later minutes are there)")
+            return
+        self.early.add(minute)
+        self.polls += 1
+        self.streak = 0
+        if self.follow:
+            self.pause = POLL
+            heapq.heappush(self.again, (minute, False))
+        self.doubt()
+
     def count(self, outcome: Outcome) -> None:
         """Adds what was published to the tally."""
         self.published += 1
-        self.newest = max(self.newest, outcome.minute)
         for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
             setattr(self.tally, field, getattr(self.tally, field) + getattr(outcome, field))
         if outcome.rejected:

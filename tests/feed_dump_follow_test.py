@@ -73,6 +73,41 @@ def test_a_range_that_the_server_does_not_have_yet_is_incomplete(server: Server,
     assert len(server.seen) < 20
 
 
+@pytest.mark.parametrize("args", [("--jobs", "1"), ("--jobs", "16")])
+def test_a_minute_not_available_in_the_middle_is_failed_and_ends_nothing(
+    server: Server, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    names = minutes(0, 40)
+    packages = publish(server, names)
+    for name in names[5:7]:
+        server.answer(f"/feeds/files/{name}", error(400, "NotAvailableYet"))
+    code, stderr = end(start(tmp_path, server, tmp_path / "d", *args, end=""))
+    assert code == 3 and "failed: 202611220005 to 202611220006;" in stderr.splitlines()[-1], stderr
+    assert set(files(tmp_path / "d")) == {layout(name) for name in set(names) - set(names[5:7])}
+    asked = len(server.seen)
+    assert end(start(tmp_path, server, tmp_path / "d", *args, end=""))[0] == 3, "later minutes are on disk"
+    assert len(server.seen) < asked + 20
+    server.answer(f"/feeds/files/{names[5]}", body(packages[names[5]]))
+    server.answer(f"/feeds/files/{names[6]}", error(400, "NotAvailableYet"), body(packages[names[6]]))
+    assert end(start(tmp_path, server, tmp_path / "d", *args, end=""))[0] == 0, "it may have come in between"
+    assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+
+
+def test_a_follower_goes_past_a_minute_that_never_comes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, [*NAMES[:2], *NAMES[4:]])
+    for name, value in {"POLL": 0.02, "RETRY": 1000}.items():
+        monkeypatch.setattr(feed_dump, name, value)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    first = feed_dump.named(NAMES[0])
+    run = feed_dump.asyncio.run(feed_dump.feed_dump(dump, first, first + 5, follow=True, jobs=1))
+    assert run.published == 3 and run.failed == {first + 2, first + 3}
+    assert len(server.seen) < 30
+
+
 def test_404s_beyond_what_the_server_has_are_neither_missing_nor_failed(server: Server, tmp_path: Path) -> None:
     publish(server, NAMES[:3])
     server.answer("/feeds/files/*", error(404, "NotFoundError"))
