@@ -27,7 +27,8 @@ Needs a key with VirusTotal Hunting (premium). The rules are compiled here first
     uv run scripts/retrohunt.py start rules/*.yar --since 30d --watch
     uv run scripts/retrohunt.py matches JOB --limit 0 --output matches.csv
 
-In a notebook: `found = await matches(client, job_id, {})` with `client = VirusTotal()`; `to_frame(found.rows, {})`.
+In a notebook: `async with VirusTotal() as client: found = await matches(client, job_id, {})`, then
+`to_frame(found.rows, {})`.
 
 Exit codes: 0 complete, 1 failed (or the job was aborted), 2 wrong usage, key or rules, 3 incomplete,
 4 quota exhausted, 130 interrupted.
