@@ -1772,8 +1772,8 @@ class VirusTotal(vt.Client):
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
         try:
             body = await response.content.readexactly(1 << 16)  # no error takes more
-        except asyncio.IncompleteReadError as error:
-            body = error.partial
+        except asyncio.IncompleteReadError as short:
+            body = short.partial
         # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
         status, text = response.status, body.decode(errors="replace")
         try:
