@@ -758,18 +758,23 @@ def links(dump: Dump, minute: int) -> list[Link]:
                 context = item.get("context_attributes")
                 for kind in dump.artifacts:
                     url = context.get(LINKS[kind]) if isinstance(context, dict) else None
-                    if isinstance(url, str) and is_link(url):
+                    if isinstance(url, str) and url:
                         link = Link(kind, str(item.get("id")), url)
                         found.setdefault(link.name, link)
     return list(found.values())
 
 
-def is_link(url: str) -> bool:
-    """Whether `url` can be asked for at all."""
+def own_link(url: str, host: str) -> str | None:
+    """`url` at the configured `host` (VT_HOST: a replay, a proxy), which alone gets the key; None if it is no artifact
+    of VirusTotal's: the lines come from strangers, and the key opens every path of the API."""
     try:
-        return yarl.URL(url).scheme in ("https", "http") and bool(yarl.URL(url).host)
+        link = yarl.URL(url)
+        hosts = (host, "https://www.virustotal.com", "https://virustotal.com")
+        own = link.origin() in {yarl.URL(each).origin() for each in hosts}
     except ValueError:
-        return False
+        return None
+    own &= bool(re.match("/api/v3/(feeds|files|file[_-]behaviours)/.", link.path)) and ".." not in link.path.split("/")
+    return host + link.raw_path_qs if own else None
 
 
 def store(part: Path, final: Path, link: Link) -> None:
@@ -801,8 +806,9 @@ def store(part: Path, final: Path, link: Link) -> None:
 async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     """Fetches what the minute's lines link to, beside it; writes index.json once nothing is left to be had.
 
-    The index names the kinds, each file's id and kind, and what VirusTotal no longer has (404). Raises VirusTotalError
-    when the key or its quota is refused, OSError when the disk is full: no other artifact would do better.
+    The index names the kinds, each file's id and kind, and what is not to be had: VirusTotal has it no longer (404), or
+    the link is none of VirusTotal's (see own_link) and nobody is asked. Raises VirusTotalError when the key or its
+    quota is refused, OSError when the disk is full: no other artifact would do better.
     """
     wanted = await means.work(links, dump, outcome.minute)
     folder = dump.path(outcome.minute, ".artifacts")
@@ -812,9 +818,9 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     fatal: list[Exception] = []
 
     async def one(link: Link) -> None:
-        # VirusTotal's own links are the configured host's (VT_HOST: a replay, a proxy), which alone gets the key.
-        host = means.client._host
-        url = re.sub(r"^https://(www\.)?virustotal\.com(?=/api/v3/)", host, link.url)
+        if (url := own_link(link.url, means.client._host)) is None:
+            gone[link.name] = f"not a link of VirusTotal's, not asked for: {link.url[:200]}"
+            return
         async with means.gate:
             if fatal or (folder / link.name).exists():
                 return
@@ -824,7 +830,7 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
             except VirusTotalError as error:
                 if error.status in (404, 410):
                     gone[link.name] = f"{error.code}: {error.message}"
-                elif error.status in (401, 429) and url.startswith(f"{host}/"):
+                elif error.status in (401, 429) and not error.code.startswith("HTTP "):  # not the storage's
                     fatal.append(error)
                 else:  # any other refusal is this link's own
                     failed.append(error)

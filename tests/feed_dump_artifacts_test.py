@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pyzipper
 from aiohttp import web
-from conftest import KEY, SCRIPTS, Handler, Run, Server, environment, error
+from conftest import KEY, SCRIPTS, Handler, Run, Server, environment, error, html
 from feed_dump_test import START, body, files, layout, package
 
 SHA = "0123456789abcdef" * 4
@@ -70,7 +70,8 @@ def test_artifacts_stand_beside_their_minute_under_safe_names(
     assert sorted(got.values()) == sorted(contents.values())
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,120}\.(pcap|html)", name) for name in got)
     assert set(files(tmp_path)) - {f"d/{name}" for name in files(tmp_path / "d")} == set()
-    assert index["kinds"] == ["html", "memdump", "pcap"] and set(index["files"]) == set(got) and not index["gone"]
+    assert index["kinds"] == ["html", "memdump", "pcap"] and set(index["files"]) == set(got)
+    assert list(index["gone"].values()) == ["not a link of VirusTotal's, not asked for: file:///etc/passwd"]
     asked = len(server.seen)
     assert run(*args, server=server).returncode == 0 and len(server.seen) == asked, "nothing is asked for twice"
     assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
@@ -78,15 +79,51 @@ def test_artifacts_stand_beside_their_minute_under_safe_names(
     assert f"{min(got)} is not there" in run("feed_dump", "verify", tmp_path / "d").stdout
 
 
-def test_a_link_to_another_host_is_followed_without_the_key(
+def redirect(url: str) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        assert request.headers["x-apikey"] == KEY
+        raise web.HTTPFound(url)
+
+    return handle
+
+
+def test_a_redirect_to_another_host_is_followed_without_the_key(
     server: Server, other_host: Server, run: Run, tmp_path: Path
 ) -> None:
-    contents = behaviours(server, other_host.url)
+    contents = behaviours(server, server.url)
     serve(other_host, contents, keyed=False)
+    for path in contents:
+        server.answer(path, redirect(f"{other_host.url}{path}"))
     args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
     assert run(*args, server=server).returncode == 0
     assert len(other_host.seen) == len(IDS)
     assert KEY not in str([(r.headers, r.raw_path) for r in other_host.seen])
+
+
+def test_only_virustotals_own_artifacts_are_asked_for(
+    server: Server, other_host: Server, run: Run, tmp_path: Path
+) -> None:
+    links = [
+        f"{other_host.url}/api/v3/files/a/pcap", "http://169.254.169.254/api/v3/files/a", "http://[", "http:///",
+        "http://x:99999/", "https://virustotal.com.example/api/v3/files/a", "//www.virustotal.com/api/v3/files/a",
+        *(f"{server.url}{path}" for path in (
+            "/admin", "/api/v3/users/me/delete?q=1", "/api/v3/files/../users/me", "/api/v3/files/%2e%2e/users/me",
+            "/api/v3/files/..%2fusers/me", "/api/v3/feeds/",
+        )),
+    ]  # fmt: skip
+    good = ["/feeds/file-behaviours/t/pcap?a=b", "/file_behaviours/t/pcap", "/files/t/download"]
+    urls = links + [f"https://www.virustotal.com/api/v3{path}" for path in good]
+    reports = [{"id": f"of {i}", "context_attributes": {"pcap": url}} for i, url in enumerate(urls)]
+    server.answer(f"/feeds/file_behaviours/{START}", body(package(reports)))
+    for path in good:
+        server.answer(path.partition("?")[0], body(b"pcap"))
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    result = run(*args, server=server)
+    assert result.returncode == 0 and "3 artifacts" in result.stderr, result.stderr
+    assert sorted(server.paths) == sorted(f"GET {path}" for path in [f"/feeds/file_behaviours/{START}", *good])
+    assert not other_host.seen
+    assert len(json.loads(artifacts(tmp_path / "d")["index.json"])["gone"]) == len(links)
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
 
 
 def test_what_failed_is_fetched_by_the_next_run_and_what_is_gone_is_noted(
@@ -116,25 +153,23 @@ def test_what_failed_is_fetched_by_the_next_run_and_what_is_gone_is_noted(
     assert index["kinds"] == ["html", "pcap"] and len(index["files"]) == 6 + len(IDS) and len(index["gone"]) == 1
 
 
-REFUSED = {status: error(status, "WrongCredentialsError") for status in (400, 401, 403, 429)}
-
-
-def test_a_link_that_is_refused_elsewhere_costs_only_itself(
-    server: Server, other_host: Server, run: Run, tmp_path: Path
-) -> None:
-    links = {str(status): f"{other_host.url}/{status}" for status in REFUSED}
-    links |= {"no URL": "http://[", "no port": "http://x:99999/", "no host": "http:///", "good": f"{server.url}/good"}
+def test_a_link_that_is_refused_costs_only_itself(server: Server, other_host: Server, run: Run, tmp_path: Path) -> None:
+    links = {str(status): f"{server.url}/api/v3/files/{status}" for status in (400, 401, 403, 429)}
+    links["good"] = f"{server.url}/api/v3/files/good"
     reports = [{"id": name, "context_attributes": {"pcap": url}} for name, url in links.items()]
     server.answer(f"/feeds/file_behaviours/{START}", body(package(reports)))
     server.answer("/feeds/file_behaviours/202611220059", body(package([{"id": "next"}])))
-    server.answer("/good", body(b"pcap"))
-    for status, answer in REFUSED.items():
-        other_host.answer(f"/{status}", answer)
+    server.answer("/files/good", body(b"pcap"))
+    for status in (400, 403):
+        server.answer(f"/files/{status}", error(status, "WrongCredentialsError"))
+    for status in (401, 429):
+        server.answer(f"/files/{status}", redirect(f"{other_host.url}/{status}"))
+        other_host.answer(f"/{status}", html(status))
     args = ("--from", START, "--to", "202611220100", "--out", tmp_path / "d", "--artifacts", "pcap", "--jobs", 1)
     result = run("feed_dump", "file_behaviours", *args, server=server)
     assert result.returncode == 3 and "4 of 5 artifacts failed" in result.stderr
     assert "2 minutes" in result.stderr and list(artifacts(tmp_path / "d").values()) == [b"pcap"]
-    server.answer("/good", error(401, "WrongCredentialsError"))
+    server.answer("/files/good", error(401, "WrongCredentialsError"))
     again = run("feed_dump", "file_behaviours", *args[:5], tmp_path / "e", *args[6:], server=server)
     assert again.returncode == 2, "of the configured host's the key is refused, and so it would be for all"
 
