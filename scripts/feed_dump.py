@@ -132,8 +132,8 @@ class Outcome:
     """What became of a minute: published, present, missing (404), not-yet, failed, by-minute (an hour without archive),
     or stop (no minute would do better).
 
-    `lines` counts the JSON lines that came, `kept` those written, `rejected` those that are not JSON, `misfits` the
-    values that were no match for their column's type; `json` and `size` are bytes before and after compression.
+    `lines` counts the JSON lines that came, `kept` those written, `rejected` those that are not JSON, `misfits` by
+    column the values that were no match for its type; `json` and `size` are bytes before and after compression.
     """
 
     minute: int
@@ -143,7 +143,7 @@ class Outcome:
     lines: int = 0
     kept: int = 0
     rejected: int = 0
-    misfits: int = 0
+    misfits: dict[str, int] = dataclasses.field(default_factory=dict)
     json: int = 0
     size: int = 0
     artifacts: int = 0
@@ -444,6 +444,9 @@ def cell(found: list[Any], kind: str) -> tuple[Any, int]:
     return cells if plural else cells[0], misfits
 
 
+MISFITS = "feed_dump.misfits"  # the key of a parquet file's metadata for the Outcome's
+
+
 @contextmanager
 def parquet_sink(path: Path, dump: Dump, outcome: Outcome) -> Iterator[Callable[[list[bytes]], Any]]:
     """A function that writes lines into a new parquet file, as the columns of `dump`; counts misfits in `outcome`."""
@@ -467,11 +470,12 @@ def parquet_sink(path: Path, dump: Dump, outcome: Outcome) -> Iterator[Callable[
             for line in lines:
                 item = parse(line) or {}
                 row = []
-                for _, jsonpath, kind in dump.columns:
+                for column, jsonpath, kind in dump.columns:
                     # `$` is the line as it came: to parse it and write it again would cost ten times the memory.
                     found = [line.decode()] if jsonpath == "$" else matches(item, jsonpath)
                     value, misfits = cell(found, kind)
-                    outcome.misfits += misfits
+                    if misfits:
+                        outcome.misfits[column] = outcome.misfits.get(column, 0) + misfits
                     row.append(value)
                 rows.append(row)
             if len(rows) >= 1000:
@@ -479,6 +483,8 @@ def parquet_sink(path: Path, dump: Dump, outcome: Outcome) -> Iterator[Callable[
 
         yield write
         write_group()
+        if outcome.misfits:  # for `verify`: no later run sees these values again
+            writer.add_key_value_metadata({MISFITS: json.dumps(outcome.misfits)})
 
 
 def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept: bool = False) -> Outcome:
@@ -1084,8 +1090,12 @@ class Run:
     def count(self, outcome: Outcome) -> None:
         """Adds what was published to the tally."""
         self.published += 1
-        for field in ("lines", "kept", "rejected", "misfits", "json", "size"):
+        for field in ("lines", "kept", "rejected", "json", "size"):
             setattr(self.tally, field, getattr(self.tally, field) + getattr(outcome, field))
+        for column, number in outcome.misfits.items():
+            self.tally.misfits[column] = self.tally.misfits.get(column, 0) + number
+        if outcome.misfits:
+            say(f"{name(outcome.minute)}: null for what did not fit the column's type: {listed(outcome.misfits)}")
         if outcome.rejected:
             beside = self.dump.path(outcome.minute, ".rejected")
             where = f"in {beside.name}" if beside.exists() else "kept in the package"
@@ -1338,6 +1348,18 @@ async def show(run: Run) -> None:
                 say(status())
 
 
+def listed(misfits: Mapping[str, int]) -> str:
+    """How many values did not fit, by column."""
+    return ", ".join(f"{column} {number}" for column, number in misfits.items())
+
+
+def unfit(misfits: Mapping[str, int]) -> str:
+    """What to say of all values that did not fit."""
+    number = sum(misfits.values())
+    values = "1 value" if number == 1 else f"{number} values"
+    return f"{values} did not fit, null in {', '.join(misfits)} (NAME:string=… takes all, in another --out)"
+
+
 def verify(out: Path) -> int:
     """Reads every file of a dump again; prints what is damaged and which minutes are not there. Returns the exit code.
 
@@ -1362,41 +1384,48 @@ def verify(out: Path) -> int:
     if not there and not marked:
         raise UsageError(f"{out} holds no minutes of a feed")
     damaged = bad_lines = 0
+    misfits: dict[str, int] = {}
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        for path, (bad, reason) in zip(sorted(files), workers.map(check, sorted(files)), strict=True):
+        for path, (bad, reason, unfitting) in zip(sorted(files), workers.map(check, sorted(files)), strict=True):
             bad_lines += bad
             damaged += bool(reason)
             if reason:
                 print(f"damaged\t{printable(path)}\t{printable(reason)}")
             elif bad:
                 print(f"not JSON\t{printable(path)}\t{bad} lines")
+            if unfitting:
+                print(f"null\t{printable(path)}\t{printable(listed(unfitting))} did not fit")
+            misfits |= {column: misfits.get(column, 0) + number for column, number in unfitting.items()}
     gaps = set(range(min(there | marked), max(there | marked))) - there - marked
     for gap in ranges(gaps).split(", ") if gaps else []:
         print(f"gap\t{gap}")
-    whole = not damaged and not gaps
+    whole = not damaged and not gaps and not misfits
     say(
         f"{'' if whole else 'INCOMPLETE: '}{len(files)} files, {damaged} damaged (delete them and run the dump again), "
         f"{len(gaps)} minutes in gaps, {len(marked)} missing at VirusTotal, {bad_lines} lines not JSON"
+        + (f"; {unfit(misfits)}" if misfits else "")
     )
     return 0 if whole else 3
 
 
-def check(path: Path) -> tuple[int, str]:
-    """How many lines of a published file are not JSON, and what is wrong with the file itself, if anything is."""
+def check(path: Path) -> tuple[int, str, dict[str, int]]:
+    """How many lines of a published file are not JSON, what is wrong with the file itself, if anything is, and how many
+    values did not fit, by column."""
     try:
         if path.suffix == ".artifacts":
-            return 0, check_artifacts(path)
+            return 0, check_artifacts(path), {}
         with open(path, "rb") as file:
             if path.suffix == ".parquet":
                 import pyarrow.parquet
 
-                for _ in pyarrow.parquet.ParquetFile(file, page_checksum_verification=True).iter_batches():
+                parquet = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+                for _ in parquet.iter_batches():
                     pass
-                return 0, ""
+                return 0, "", json.loads((parquet.metadata.metadata or {}).get(MISFITS.encode(), b"{}"))
             lines = (line for block in blocks(file, path.suffix[1:]) for line in block.split(b"\n"))
-            return sum(not is_json(line) for line in lines if line and not line.isspace()), ""
+            return sum(not is_json(line) for line in lines if line and not line.isspace()), "", {}
     except Exception as error:  # whatever a damaged file makes its reader raise
-        return 0, str(error) or type(error).__name__
+        return 0, str(error) or type(error).__name__, {}
 
 
 def check_artifacts(folder: Path) -> str:
@@ -1502,7 +1531,7 @@ def summary(run: Run, seconds: float) -> int:
     if tally.rejected:
         lacks.append(f"{tally.rejected} lines are not JSON")
     if tally.misfits:
-        lacks.append(f"{tally.misfits} values did not fit their column's type and are null (NAME:string=… takes all)")
+        lacks.append(unfit(tally.misfits))
     if run.ended:
         lacks.insert(0, run.ended[0])
     if not lacks:

@@ -102,7 +102,7 @@ def test_minutes_in_hand_at_once_agree_on_the_types(tmp_path: Path) -> None:
         outcome = feed_dump.publish(dump, minute, content)
         schemas.append(pq.read_schema(dump.path(minute)).remove_metadata())
     assert schemas[0] == schemas[1] == schemas[2] == pa.schema({"size": pa.int64(), "n": pa.int64()})
-    assert outcome.misfits == 1
+    assert outcome.misfits == {"size": 1}
 
 
 HOSTILE = {
@@ -132,8 +132,11 @@ def test_a_value_that_does_not_fit_is_null_and_reported(server: Server, run: Run
     out = tmp_path / "d"
     args = ("--column", "id=$.id", "--column", "size", "--format", "parquet", "--out", out)
     result = run("feed_dump", "files", *RANGE, *args, server=server)
-    assert result.returncode == 3 or "202611220102" in result.stderr
-    assert "2 values did not fit" in result.stderr
+    assert result.returncode == 3 and "2 values did not fit, null in size" in result.stderr.splitlines()[-1]
+    assert "202611220100: null for what did not fit the column's type: size 2" in result.stderr
+    verified = run("feed_dump", "verify", out)
+    assert verified.returncode == 3 and "2 values did not fit, null in size" in verified.stderr, "no later run knows"
+    assert verified.stdout == f"null\t{out / layout('202611220100', '.parquet')}\tsize 2 did not fit\n"
     odd_minute = pq.read_table(out / layout("202611220100", ".parquet"), partitioning=None)
     assert odd_minute.to_pylist() == [{"id": "a", "size": None}, {"id": "7", "size": None}]
 
