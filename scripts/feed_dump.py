@@ -743,19 +743,25 @@ class Link:
     kind: str
     id: str
     url: str
+    second: bool = False  # the id has another link already
 
     @property
     def name(self) -> str:
-        """A name of plain characters: an id of VirusTotal's holds spaces, or whatever its author liked."""
+        """A name of plain characters: an id of VirusTotal's holds spaces, or whatever its author liked.
+
+        No name starts with a dash: `rm *` would take it for an option.
+        """
         suffix = "zip" if self.kind == "file" else self.kind
-        if re.fullmatch(r"[0-9a-f]{64}", self.id):
+        if re.fullmatch(r"[0-9a-f]{64}", self.id) and not self.second:
             return f"{self.id}.{suffix}"
         plain = re.sub(r"[^A-Za-z0-9-]+", "_", self.id)[:100]
-        return f"{plain}-{hashlib.sha256(self.id.encode()).hexdigest()[:8]}.{suffix}"
+        of, digits = (f"{self.id} {self.url}", 16) if self.second else (self.id, 8)
+        return f"{plain}-{hashlib.sha256(of.encode()).hexdigest()[:digits]}.{suffix}".lstrip("-")
 
 
 def links(dump: Dump, minute: int) -> list[Link]:
-    """What the lines of a published minute link to, of the kinds wanted. A name comes once."""
+    """What the lines of a published minute link to, of the kinds wanted. A link comes once, an id as often as its
+    links differ (a sample but once: its hash says that it is the same)."""
     found: dict[str, Link] = {}
     with open(dump.path(minute), "rb") as package:
         for block in blocks(package, dump.format):
@@ -766,6 +772,8 @@ def links(dump: Dump, minute: int) -> list[Link]:
                     url = context.get(LINKS[kind]) if isinstance(context, dict) else None
                     if isinstance(url, str) and url:
                         link = Link(kind, str(item.get("id")), url)
+                        if kind != "file" and found.get(link.name, link).url != url:
+                            link = dataclasses.replace(link, second=True)
                         found.setdefault(link.name, link)
     return list(found.values())
 

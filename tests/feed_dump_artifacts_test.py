@@ -19,7 +19,16 @@ from conftest import KEY, SCRIPTS, Handler, Run, Server, environment, error, htm
 from feed_dump_test import START, body, files, layout, package
 
 SHA = "0123456789abcdef" * 4
-IDS = [f"{SHA}_CAPE Sandbox", "../../etc/cron.d/x", "a/b\\c\0\x1b[31m\u202ecod.exe", "CON", "x" * 5000, "", "\ud800"]
+IDS = [
+    f"{SHA}_CAPE Sandbox",
+    "../../etc/cron.d/x",
+    "a/b\\c\0\x1b[31m\u202ecod.exe",
+    "CON",
+    "x" * 5000,
+    "",
+    "\ud800",
+    "-rf",
+]
 RANGE = ("--from", START, "--to", "202611220059")
 
 
@@ -64,11 +73,11 @@ def test_artifacts_stand_beside_their_minute_under_safe_names(
     serve(server, contents)
     args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap,html,memdump")
     result = run(*args, server=server)
-    assert result.returncode == 0 and "14 artifacts" in result.stderr
+    assert result.returncode == 0 and f"{2 * len(IDS)} artifacts" in result.stderr
     got = artifacts(tmp_path / "d")
     index = json.loads(got.pop("index.json"))
     assert sorted(got.values()) == sorted(contents.values())
-    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,120}\.(pcap|html)", name) for name in got)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{,120}\.(pcap|html)", name) for name in got)
     assert set(files(tmp_path)) - {f"d/{name}" for name in files(tmp_path / "d")} == set()
     assert index["kinds"] == ["html", "memdump", "pcap"] and set(index["files"]) == set(got)
     assert list(index["gone"].values()) == ["not a link of VirusTotal's, not asked for: file:///etc/passwd"]
@@ -137,20 +146,35 @@ def test_what_failed_is_fetched_by_the_next_run_and_what_is_gone_is_noted(
     server.answer(paths[2], body(b""))
     args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
     result = run(*args, server=server)
-    assert result.returncode == 3 and "2 of 7 artifacts failed" in result.stderr
-    assert "index.json" not in artifacts(tmp_path / "d") and len(artifacts(tmp_path / "d")) == 4
+    assert result.returncode == 3 and f"2 of {len(IDS)} artifacts failed" in result.stderr
+    assert "index.json" not in artifacts(tmp_path / "d") and len(artifacts(tmp_path / "d")) == len(IDS) - 3
     serve(server, {path: contents[path] for path in (paths[0], paths[2])})
     server.seen.clear()
     assert run(*args, server=server).returncode == 0
     assert sorted(server.paths) == [f"GET {path}" for path in sorted(paths[:3])], "the minute itself is there"
     index = json.loads(artifacts(tmp_path / "d")["index.json"])
-    assert len(index["files"]) == 6 and len(index["gone"]) == 1
+    assert len(index["files"]) == len(IDS) - 1 and len(index["gone"]) == 1
     # Another kind is fetched when it is asked for, the first is not fetched again.
     server.seen.clear()
     assert run(*args[:-1], "html", server=server).returncode == 0
     assert len(server.seen) == len(IDS)
     index = json.loads(artifacts(tmp_path / "d")["index.json"])
-    assert index["kinds"] == ["html", "pcap"] and len(index["files"]) == 6 + len(IDS) and len(index["gone"]) == 1
+    assert index["kinds"] == ["html", "pcap"] and len(index["files"]) == 2 * len(IDS) - 1 and len(index["gone"]) == 1
+
+
+@pytest.mark.parametrize("name", ["an id", SHA])
+def test_two_links_of_one_id_are_two_artifacts(server: Server, run: Run, tmp_path: Path, name: str) -> None:
+    contents = {f"/files/{i}": f"pcap {i}".encode() for i in range(3)}
+    urls = [f"{server.url}/api/v3{path}" for path in contents]
+    reports = [{"id": name, "context_attributes": {"pcap": url}} for url in [*urls, *urls]]
+    server.answer(f"/feeds/file_behaviours/{START}", body(package(reports)))
+    serve(server, contents)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    assert "3 artifacts" in run(*args, server=server).stderr
+    got = artifacts(tmp_path / "d")
+    index = json.loads(got.pop("index.json"))
+    assert sorted(got.values()) == sorted(contents.values()) and set(index["files"]) == set(got)
+    assert len(server.seen) == 4
 
 
 def test_a_link_that_is_refused_costs_only_itself(server: Server, other_host: Server, run: Run, tmp_path: Path) -> None:
