@@ -325,20 +325,25 @@ async def run(command: list[str], host: str) -> int:
         command = ([uv, "run", "--script"] if uv else [sys.executable]) + command
     here = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1")))
     ours = {"VT_HOST": host, "VT_API_KEY": DUMMY, "VTCLI_APIKEY": DUMMY, "NO_PROXY": here, "no_proxy": here}
-    try:
-        child = await asyncio.create_subprocess_exec(*command, env=os.environ | ours)
-    except OSError as error:
-        raise UsageError(f"cannot run {command[0]}: {error.strerror}") from None
+    child: asyncio.subprocess.Process | None = None
+    early: list[int] = []  # signals that came before there was a command
 
-    def pass_on(number: int, _: object) -> None:
+    def pass_on(number: int, _: object = None) -> None:
         # A terminal's Ctrl-C has reached the command by itself; a second one would break off its tidying up.
-        if not (number == signal.SIGINT and at_terminal()):
+        if child is None:
+            early.append(number)
+        elif not (number == signal.SIGINT and at_terminal()):
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        child = await asyncio.create_subprocess_exec(*command, env=os.environ | ours)
+        for number in early:
+            pass_on(number)
         code = await child.wait()
+    except OSError as error:
+        raise UsageError(f"cannot run {command[0]}: {error.strerror}") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
