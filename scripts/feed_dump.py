@@ -972,6 +972,9 @@ class Run:
                 for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
                 self.take_stock()
+        except asyncio.CancelledError:
+            signal.signal(signal.SIGINT, end_at_once)
+            raise
         finally:
             await self.leave(running)
             if self.not_yet is None and (unit := next(todo, None)):
@@ -1136,6 +1139,17 @@ class Run:
         self.missing.discard(minute)
 
 
+def end_at_once(number: int, frame: object) -> NoReturn:
+    """A second Ctrl-C: what is in hand is not waited for. The next run removes its temporary files.
+
+    asyncio would raise KeyboardInterrupt amid its loop here, and then wait for tasks that nothing ends.
+    """
+    if sys.stderr.isatty():
+        os.write(2, b"\r\x1b[K\x1b[?25h")  # the line that shows how far the run is had hidden the cursor
+    os.write(2, b"interrupted\n")  # not say(): what the signal came into the middle of may be just that
+    os._exit(130)
+
+
 @contextmanager
 def claimed(dump: Dump) -> Iterator[None]:
     """The directory is a dump of this feed, and in use; what killed runs left in it is removed when nobody else is.
@@ -1204,6 +1218,8 @@ def pool(dump: Dump) -> Executor:
         return ThreadPoolExecutor(cores)
     import multiprocessing
 
+    # Python's helper process, which takes these options over, complains of what end_at_once leaves; it removes it too.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     workers = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), quietly)
     # Ctrl-C reaches the whole process group: the workers ignore it from their first moment on, which is inherited.
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bz2
 import os
 import random
 import signal
@@ -132,6 +133,30 @@ def test_a_signal_ends_a_run_with_130_and_whole_files(
     assert not [name for name in files(out) if name.endswith(".part")]
     verified = subprocess.run([sys.executable, SCRIPTS / "feed_dump.py", "verify", out], env=environment(tmp_path))
     assert verified.returncode in (0, 3), "gaps are none of a killed run's fault, but nothing is damaged"
+
+
+@pytest.mark.parametrize("args", [(), ("--where", "$..id")], ids=["threads", "processes"])
+@pytest.mark.parametrize("apart", [0.02, 0.3])
+def test_a_second_interrupt_ends_at_once_with_whole_files(
+    server: Server, gate: Gate, tmp_path: Path, args: tuple[str, ...], apart: float
+) -> None:
+    for name, content in publish(server, NAMES).items():
+        server.answer(f"/feeds/files/{name}", gate.slowly(content))
+    # What is in hand when the first comes takes longer than anyone waits.
+    slow = bz2.compress((b'{"id": "a", "b": [' + b"1," * 100 + b"1]}\n") * 300_000)
+    server.answer(f"/feeds/files/{NAMES[20]}", body(slow))
+    gate.left = 20
+    process = start(tmp_path, server, tmp_path / "d", *args, "--jobs", "4", **PATIENT)
+    while not list((tmp_path / "d").rglob(f"{NAMES[19]}.*")) or f"GET /feeds/files/{NAMES[20]}" not in server.paths:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(apart)
+    process.send_signal(signal.SIGINT)
+    code, stderr = end(process, timeout=30)
+    assert code == 130 and "interrupted" in stderr.splitlines()[-1], stderr
+    verified = subprocess.run([sys.executable, SCRIPTS / "feed_dump.py", "verify", tmp_path / "d"], capture_output=True)
+    assert b" 0 damaged" in verified.stderr
 
 
 def test_two_runs_on_one_directory_do_no_harm(feed: Server, tmp_path: Path) -> None:
