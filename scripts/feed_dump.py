@@ -86,6 +86,7 @@ class Format(StrEnum):
 SUFFIXES = {"bz2": ".jsonl.bz2", "zst": ".jsonl.zst", "parquet": ".parquet"}
 NOT_YET = ("NotAvailableYet", "NotAvailableYetError")  # both have been seen
 ROW = 3  # one missing minute is normal, "several in a row" are not (VirusTotal's words)
+REACH = 7 * 1440  # minutes that the feeds go back
 POLL = 20.0  # seconds between two looks for the next minute, of which there is one a minute
 PROBE = 5  # looks in vain after which a follower looks at the minute after that
 NOWHERE = 120  # 404s in a row after which no minute is believed to come
@@ -1022,7 +1023,7 @@ class Run:
         if self.pause and self.failed and time.monotonic() - self.retried > RETRY:
             # A follower is not started anew for weeks, and what failed is gone in 7 days.
             self.retried = time.monotonic()
-            for minute in sorted(m for m in self.failed if m > self.newest - 7 * 1440):
+            for minute in sorted(m for m in self.failed if m > self.newest - REACH):
                 heapq.heappush(self.again, (minute, False))
             self.failed -= {minute for minute, _ in self.again}
 
@@ -1518,7 +1519,9 @@ def main(
         return verify(directory)
     feed = what.replace("-", "_")
     if feed not in FEEDS or directory:
-        raise UsageError(f"{what} {directory or ''}: not a feed ({', '.join(FEEDS)}), nor verify DIR")
+        raise UsageError(
+            f"{what}{f' {directory}' if directory else ''}: not a feed ({', '.join(FEEDS)}), nor verify DIR"
+        )
     if column and form != "parquet":
         raise UsageError("--column is for --format parquet")
     chosen = columns(column or list(DEFAULT_COLUMNS)) if form == "parquet" else ()
@@ -1526,6 +1529,8 @@ def main(
     if last is not None and last <= first:
         raise UsageError(f"--from {start} is not before --to {stop}")
     kinds = link_kinds(feed, artifacts, samples, form)
+    if (out or Path(feed)).is_file():
+        raise UsageError(f"--out {out or feed} is a file, not a directory")
     folder = str(Path(out or feed).resolve())
     dump = Dump(feed, folder, form.value, where and checked("--where", where), chosen, kinds, recheck_missing)
     began = time.monotonic()
@@ -1540,14 +1545,22 @@ def summary(run: Run, seconds: float) -> int:
     tally = run.tally
     kept = f", {tally.kept} kept" if run.dump.where else ""
     artifacts = f", {tally.artifacts} artifacts" if run.dump.artifacts else ""
+    minutes = "minute" if run.published == 1 else "minutes"
     data = f"{tally.json / 1e6:.1f} MB of JSON, {tally.size / 1e6:.1f} MB on disk"
     done = (
-        f"{run.published} minutes ({tally.lines} lines{kept}, {data}), {run.present} were there, "
+        f"{run.published} {minutes} ({tally.lines} lines{kept}, {data}), {run.present} were there, "
         f"{len(run.missing)} missing{artifacts}, {tally.requests} requests, {seconds:.0f} s"
     )
     lacks = []
-    if run.failed:
-        lacks.append(f"failed: {ranges(run.failed)}; run again to fetch them")
+    lost = {minute for minute in run.failed if minute < time.time() // 60 - REACH}
+    if lost:
+        lacks.append(f"lost: {ranges(lost)}; feeds reach back 7 days")
+    if run.failed - lost:
+        lacks.append(f"failed: {ranges(run.failed - lost)}; run again to fetch them")
+    if run.dump.where and tally.lines and not tally.kept:
+        say(
+            "--where kept no line: see that the path starts at the line ($.attributes…); in $.a[?(…)] @ is what is in a"
+        )
     if rest := [ranges(run.untried)] * bool(run.untried) + [f"{name(at)} and later" for at in [run.untried_from] if at]:
         lacks.append(f"not fetched: {', '.join(rest)}")
     if run.stop and run.not_yet is not None and not run.follow:

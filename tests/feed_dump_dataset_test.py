@@ -183,6 +183,18 @@ def test_nothing_that_matches_is_a_minute_too(server: Server, run: Run, tmp_path
     assert len(pd.read_parquet(tmp_path / "parquet")) == 0
 
 
+def test_a_where_that_keeps_nothing_and_what_is_no_directory_are_said(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    range_of_one = ("--from", START, "--to", "202611220059")
+    result = run("feed_dump", "files", *range_of_one, "--where", "$[?(@.attributes.size > 0)]", server=server)
+    assert result.returncode == 0 and "--where kept no line" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("1 minute (")
+    (tmp_path / "file").write_text("")
+    result = run("feed_dump", "files", *RANGE, "--out", "file", server=server)
+    assert result.returncode == 2 and result.stderr == "error: --out file is a file, not a directory\n"
+    assert "error: filez: not a feed" in run("feed_dump", "filez", *RANGE).stderr
+
+
 def test_one_directory_is_one_dump(server: Server, run: Run, tmp_path: Path) -> None:
     publish(server, NAMES)
     run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import feed_dump
 import pytest
-from conftest import KEY, Server, error
+from conftest import KEY, SCRIPTS, Server, environment, error
 from feed_dump_kill_test import end, start
 from feed_dump_test import body, files, layout, lines, minutes, package, publish
 
@@ -133,6 +135,17 @@ def test_an_endless_row_of_404s_ends(server: Server, tmp_path: Path) -> None:
     code, stderr = end(start(tmp_path, server, tmp_path / "d", end=""))
     assert code == 3 and "in a row could not be found" in stderr.splitlines()[-1]
     assert not list((tmp_path / "d").rglob("*.missing"))
+
+
+def test_minutes_older_than_the_feeds_are_lost_not_to_be_had_by_another_run(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    command = [sys.executable, SCRIPTS / "feed_dump.py", "files", "--from", "202501010000", "--to", "202501010010"]
+    result = subprocess.run(
+        [*command, "--out", out], env=environment(tmp_path, server), capture_output=True, text=True, timeout=60
+    )
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 3 and "lost: 202501010000 to 202501010009; feeds reach back 7 days" in last
+    assert "run again" not in result.stderr
 
 
 def test_a_server_that_is_down_ends_the_run_after_a_bounded_number_of_failures(server: Server, tmp_path: Path) -> None:
