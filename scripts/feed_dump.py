@@ -1043,8 +1043,11 @@ class Run:
                 self.failed.discard(minute)
                 self.unmark(minute)
         for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
-            self.unmark(minute - 1)
-            self.unmark(minute + 1)
+            for step in (-1, 1):
+                at = minute + step
+                while self.dump.path(at, ".missing").exists():
+                    self.unmark(at)
+                    at += step
 
     def record(self, outcome: Outcome) -> None:
         """Counts an outcome, says what is unusual, and sets the pace."""
