@@ -501,7 +501,8 @@ class VirusTotal(vt.Client):
     async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
         """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
         try:
-            body = await response.content.readexactly(1 << 16)  # no error takes more
+            async with asyncio.timeout(60):  # of a download, which has no bound of its own, an error may drip
+                body = await response.content.readexactly(1 << 16)  # no error takes more
         except asyncio.IncompleteReadError as short:
             body = short.partial
         # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
