@@ -36,6 +36,19 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
             raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
 
     @staticmethod
+    def column(path: str) -> str:
+        """What a `--column` means by `path`, as JSONPath; the path of an attribute (`pe_info.imphash`) is none yet.
+
+        Raises ValueError as `parse` does.
+        """
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes; indices and filters do not.
+            odd_key = r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])"
+            path = "$.attributes." + re.sub(odd_key, r"\1'\2'", path)
+        dictpath.parse(path)
+        return path
+
+    @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
         """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
         parsed = dictpath.parse(path)

@@ -87,18 +87,12 @@ def columns(specs: Iterable[str]) -> dict[str, str]:
     for spec in specs:
         named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
         name, path = named.groups() if named else (spec, spec)
-        if not path.startswith("$"):
-            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
-            path = "$.attributes." + re.sub(
-                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
-            )
         if name in chosen or name in ("id", "type", "url"):
             raise UsageError(f"--column {spec}: there is a column {name} already; NAME={path} gives it another name")
         try:
-            dictpath.parse(path)
+            chosen[name] = dictpath.column(path)
         except ValueError as error:
             raise UsageError(f"--column {spec}: {error}") from None
-        chosen[name] = path
     return chosen
 
 
@@ -454,17 +448,16 @@ def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
 
     def shown(value: Any) -> Any:
         value = cell(value) if raw else defused(cell(value))
-        return (
-            cut_to(32_767, value) if isinstance(value, str) else value
-        )  # Microsoft: "Excel specifications and limits"
+        # Microsoft: "Excel specifications and limits".
+        return cut_to(32_767, value) if isinstance(value, str) else value
 
     dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
     sheet = frame.astype(object).map(shown).assign(**dates)
     options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
     with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
-        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
-            book, index=False, freeze_panes=(1, 1)
-        )
+        sheet = sheet if raw else sheet.rename(columns=defused)
+        sheet.to_excel(book, index=False, freeze_panes=(1, 1), autofilter=True)
+        book.sheets["Sheet1"].autofit(max_width=400)  # pixels
 
 
 # vendor:end

@@ -4,7 +4,7 @@
 # dependencies = [
 #     "aiohttp>=3.13,<4",
 #     "aiolimiter>=1.2,<2",
-#     "jsonpath-ng>=1.7,<2",
+#     "jsonpath-ng>=1.13,<2",
 #     "msgspec>=0.20,<0.23",
 #     "pyarrow>=21,<27",
 #     "pyzipper>=0.3.6,<0.5",
@@ -37,7 +37,6 @@ import asyncio
 import bz2
 import contextlib
 import dataclasses
-import datetime
 import email.utils
 import functools
 import hashlib
@@ -58,6 +57,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn
@@ -115,7 +115,7 @@ class Dump:
 
         What is no part of the data set starts with _, which Spark, pyarrow and Dask pass over.
         """
-        at = datetime.datetime.fromtimestamp(minute * 60, datetime.UTC)
+        at = datetime.fromtimestamp(minute * 60, UTC)
         name = f"{'_' if suffix else ''}{at:%Y%m%d%H%M}{suffix or SUFFIXES[self.format]}"
         return Path(self.out) / f"date={at:%Y-%m-%d}" / f"hour={at:%H}" / name
 
@@ -154,13 +154,13 @@ class Outcome:
 
 def name(minute: int) -> str:
     """A minute as VirusTotal writes it: YYYYMMDDhhmm."""
-    return f"{datetime.datetime.fromtimestamp(minute * 60, datetime.UTC):%Y%m%d%H%M}"
+    return f"{datetime.fromtimestamp(minute * 60, UTC):%Y%m%d%H%M}"
 
 
 def named(text: str) -> int | None:
     """The minute that VirusTotal writes as `text`; None if there is no such minute."""
     try:
-        at = datetime.datetime.strptime(text, "%Y%m%d%H%M").replace(tzinfo=datetime.UTC)
+        at = datetime.strptime(text, "%Y%m%d%H%M").replace(tzinfo=UTC)
     except ValueError:
         return None
     return int(at.timestamp() // 60) if len(text) == 12 else None  # strptime takes 2026112211 for 01:01
@@ -178,24 +178,6 @@ def ranges(minutes: set[int]) -> str:
     return ", ".join(parts)
 
 
-def moment(option: str, text: str, now: float | None = None) -> float:
-    """UNIX seconds of YYYYMMDDhhmm, an ISO 8601 time (UTC if it names no zone) or an age before `now`: 90m, 3h, 7d.
-
-    Raises UsageError, which names the `option`.
-    """
-    text = text.strip()
-    try:
-        if age := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
-            return (time.time() if now is None else now) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
-        if (minute := named(text)) is not None:
-            return minute * 60.0
-        at = datetime.datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
-    except (ValueError, OverflowError):
-        wanted = "YYYYMMDDhhmm, ISO 8601, or an age such as 90m, 3h, 7d"
-        raise UsageError(f"{option} {text or 'is missing'}: {wanted}") from None
-
-
 KINDS = ("string", "int", "float", "bool", "time")
 DEFAULT_COLUMNS = ("id:string=$.id", "type:string=$.type", "json:string=$")
 
@@ -210,22 +192,11 @@ def columns(specs: list[str]) -> tuple[tuple[str, str, str], ...]:
             raise UsageError(f"--column {spec}: no type {kind} ({', '.join(KINDS)}, each with [] for a list)")
         if name in ("date", "hour"):
             raise UsageError(f"--column {spec}: date and hour are the folders' columns; give it another name")
-        if not path.startswith("$"):
-            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
-            path = "$.attributes." + re.sub(
-                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
-            )
-        chosen[name] = (name, checked("--column", path), kind or "")
+        try:
+            chosen[name] = (name, dictpath.column(path), kind or "")
+        except ValueError as error:
+            raise UsageError(f"--column {spec}: {error}") from None
     return tuple(chosen.values())
-
-
-def checked(option: str, path: str) -> str:
-    """`path`, if it is a JSONPath. Raises UsageError."""
-    try:
-        dictpath.parse(path)
-    except ValueError as error:
-        raise UsageError(f"{option} {path}: {error}") from None
-    return path
 
 
 # The package: from bzip2 to lines, checked, to a file. Runs in threads or processes, no network here.
@@ -324,8 +295,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
             return None
         try:
             value = json.loads(line, parse_int=lambda digits: int(digits) if len(digits) < 4300 else digits)
-            text = json.dumps(value, ensure_ascii=False)
-            value = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+            value = mended(value)
         except (ValueError, RecursionError):
             return None
     return value if isinstance(value, dict) else None
@@ -1531,11 +1501,15 @@ def main(
     first, last = int(moment("--from", start) // 60), math.ceil(moment("--to", stop) / 60) if stop else None
     if last is not None and last <= first:
         raise UsageError(f"--from {start} is not before --to {stop}")
+    try:
+        dictpath.parse(where or "$")
+    except ValueError as error:
+        raise UsageError(f"--where {where}: {error}") from None
     kinds = link_kinds(feed, artifacts, samples, form)
     if (out or Path(feed)).is_file():
         raise UsageError(f"--out {out or feed} is a file, not a directory")
     folder = str(Path(out or feed).resolve())
-    dump = Dump(feed, folder, form.value, where and checked("--where", where), chosen, kinds, recheck_missing)
+    dump = Dump(feed, folder, form.value, where, chosen, kinds, recheck_missing)
     began = time.monotonic()
     run = asyncio.run(
         feed_dump(dump, first, last, follow=follow, hourly=hourly, jobs=jobs, scheduler=scheduler, apikey=apikey)
@@ -1702,6 +1676,19 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
             raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
 
     @staticmethod
+    def column(path: str) -> str:
+        """What a `--column` means by `path`, as JSONPath; the path of an attribute (`pe_info.imphash`) is none yet.
+
+        Raises ValueError as `parse` does.
+        """
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes; indices and filters do not.
+            odd_key = r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])"
+            path = "$.attributes." + re.sub(odd_key, r"\1'\2'", path)
+        dictpath.parse(path)
+        return path
+
+    @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
         """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
         parsed = dictpath.parse(path)
@@ -1729,6 +1716,27 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
 
 
 # [[[end]]]
+# [[[cog vendor("moment") ]]]
+# A copy from lib/moment.py, where it is edited; `just vendor` renews it.
+def moment(option: str, text: str, now: float | None = None) -> float:
+    """UNIX seconds of an ISO 8601 time (UTC if it names no zone), YYYYMMDDhhmm, or an age before `now`: 90m, 12h, 7d.
+
+    Raises UsageError, which names the `option`.
+    """
+    text = text.strip()
+    try:
+        if age := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
+            return (time.time() if now is None else now) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
+        minute = re.fullmatch("[0-9]{12}", text)  # as VirusTotal names a feed's packages
+        at = datetime.strptime(text, "%Y%m%d%H%M") if minute else datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        wanted = "a date (2026-11-01, 2026-11-01T12:00Z, 202611011200) or an age (90m, 12h, 7d)"
+        raise UsageError(f"{option} {text or 'is missing'}: {wanted}") from None
+
+
+# [[[end]]]
+
 # [[[cog vendor("virustotal") ]]]
 # A copy from lib/virustotal.py, where it is edited; `just vendor` renews it.
 Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
@@ -1860,10 +1868,8 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = (
-            self._redacted(code)[:100],
-            self._redacted(message)[:1000],
-        )  # JSON may have spelled it in escapes
+        # Redacted here too: JSON may have spelled the key in escapes.
+        code, message = self._redacted(code)[:100], self._redacted(message)[:1000]
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -2025,14 +2031,19 @@ def decode(body: bytes) -> Json:
     """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
     try:
         answer = json.loads(body.decode(errors="replace") or "{}")
-        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
-            text = json.dumps(answer, ensure_ascii=False)
-            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            answer = mended(answer)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def mended(value: Any) -> Any:
+    """JSON with U+FFFD for each lone surrogate, which cannot be written as UTF-8. Raises RecursionError if too deep."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def resume_point(cursor: str, offset: int = 0) -> str | None:

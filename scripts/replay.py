@@ -610,10 +610,8 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = (
-            self._redacted(code)[:100],
-            self._redacted(message)[:1000],
-        )  # JSON may have spelled it in escapes
+        # Redacted here too: JSON may have spelled the key in escapes.
+        code, message = self._redacted(code)[:100], self._redacted(message)[:1000]
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -775,14 +773,19 @@ def decode(body: bytes) -> Json:
     """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
     try:
         answer = json.loads(body.decode(errors="replace") or "{}")
-        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
-            text = json.dumps(answer, ensure_ascii=False)
-            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            answer = mended(answer)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def mended(value: Any) -> Any:
+    """JSON with U+FFFD for each lone surrogate, which cannot be written as UTF-8. Raises RecursionError if too deep."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def resume_point(cursor: str, offset: int = 0) -> str | None:

@@ -4,7 +4,7 @@
 # dependencies = [
 #     "aiohttp>=3.13,<4",
 #     "aiolimiter>=1.2,<2",
-#     "jsonpath-ng>=1.7,<2",
+#     "jsonpath-ng>=1.13,<2",
 #     "pandas>=3,<4",
 #     "pyarrow>=21,<27",
 #     "rich>=14,<16",
@@ -27,8 +27,7 @@ Needs a key with VirusTotal Hunting (premium). The rules are compiled here first
     uv run scripts/retrohunt.py start rules/*.yar --since 30d --watch
     uv run scripts/retrohunt.py matches JOB --limit 0 --output matches.csv
 
-In a notebook: `async with VirusTotal() as client: found = await matches(client, job_id, {})`, then
-`to_frame(found.rows, {})`.
+In a notebook: `frame = await retrohunt_to_dataframe("JOB")`.
 
 Exit codes: 0 complete, 1 failed (or the job was aborted), 2 wrong usage, key or rules, 3 incomplete,
 4 quota exhausted, 130 interrupted.
@@ -166,22 +165,10 @@ def check_rules(sources: Mapping[str, str]) -> list[str]:
     return names
 
 
-def moment(option: str, text: str) -> int:
-    """UNIX seconds of a date (ISO 8601, UTC unless it says otherwise) or an age (90d, 12h, 30m). Raises UsageError."""
-    age = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
-    if age:
-        return int(time.time()) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
-    try:
-        when = datetime.fromisoformat(text)
-        return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise UsageError(f"{option} {text}: a date (2026-11-01, 2026-11-01T12:00Z) or an age (90d, 12h)") from None
-
-
 def time_range(since: str, until: str) -> dict[str, int]:
     """What goes into a job's `time_range`: {"start"?, "end"?} in UNIX seconds. Raises UsageError."""
     given = {"start": ("--since", since), "end": ("--until", until)}
-    bounds = {name: moment(option, text) for name, (option, text) in given.items() if text}
+    bounds = {name: int(moment(option, text)) for name, (option, text) in given.items() if text}
     now = time.time()
     for name, when in bounds.items():
         if when > now:
@@ -434,15 +421,55 @@ async def matches(
     return await collect(pages, chosen)
 
 
-def take_rule_names(rows: list[dict[str, Any]]) -> list[Any]:
-    """Takes the rule's name out of each row, so that no heap of attributes can crowd it out of the table.
+def as_frame(rows: list[dict[str, Any]], chosen: Mapping[str, str]) -> pd.DataFrame:
+    """The rows as a table with the rule's name in its second column, where no heap of attributes can crowd it out.
 
     An attribute that is called `rule_name` itself becomes `attributes.rule_name`.
     """
+    if chosen:
+        return to_frame(rows, chosen)
+    import pandas as pd
+
     for each in rows:
         if "rule_name" in each:
             each["attributes.rule_name"] = each.pop("rule_name")
-    return [each.pop(RULE_NAME, None) for each in rows]
+    names = [each.pop(RULE_NAME, None) for each in rows]
+    frame = to_frame(rows, chosen)
+    frame.insert(1, "rule_name", typed(pd.Series(names, dtype=object)))
+    return frame
+
+
+def with_rule_name(column: Iterable[str]) -> dict[str, str]:
+    """The columns that `--column` arguments ask for, and the rule's name before them. Raises UsageError."""
+    chosen = columns(column)
+    return {"rule_name": f"$.{RULE_NAME}"} | chosen if chosen else {}
+
+
+async def retrohunt_to_dataframe(
+    job_id: str, *, limit: int = 0, column: Iterable[str] = (), cursor: str | None = None, apikey: str | None = None
+) -> pd.DataFrame:
+    """The matches of a job: one row for each file and rule, dates as UTC timestamps.
+
+    `limit` is in matches (0: all), `column` as on the command line. Should there be more to come, stderr says so,
+    `attrs["incomplete"]` tells why and `attrs["cursor"]` where to go on. Raises UsageError and VirusTotalError.
+    """
+    chosen = with_rule_name(column)
+    async with VirusTotal(apikey) as client:
+        state = await read(client, job_id)
+        found = await matches(client, job_id, chosen, limit=limit, cursor=cursor)
+        stopped = found.stopped or unended(state)
+        frame = as_frame(found.rows, chosen)
+        if stopped:
+            finish(f"{len(frame)} matches of job {job_id}", client, stopped, found.cursor)
+        frame.attrs = {"cursor": found.cursor, "incomplete": str(stopped) if stopped else None}
+    return frame
+
+
+def unended(job: Job) -> VirusTotalError | None:
+    """What makes the matches of a job incomplete: that it goes on."""
+    if ended(job):
+        return None
+    return VirusTotalError("NotFinished", "the job goes on, and these are its matches so far")
 
 
 def telling(frame: pd.DataFrame, chosen: Mapping[str, str]) -> pd.DataFrame:
@@ -577,26 +604,18 @@ def matches_command(
     \b
     uv run scripts/retrohunt.py matches JOB --limit 0 --output matches.xlsx --column pe_info.imphash
     """
-    chosen, outputs = columns(column or []), output or []
-    chosen = {"rule_name": f"$.{RULE_NAME}"} | chosen if chosen else {}
+    chosen, outputs = with_rule_name(column or []), output or []
     check_outputs(outputs, resuming=bool(cursor))
 
     async def work(client: VirusTotal) -> int:
         state = await read(client, job)
-        if not ended(state):
-            say(f"the job has not ended ({described(state)}): these are its matches so far")
         found = await matches(client, job, chosen, limit=limit, cursor=cursor)
-        names = [] if chosen else take_rule_names(found.rows)
-        frame = to_frame(found.rows, chosen)
-        if not chosen:
-            import pandas as pd
-
-            frame.insert(1, "rule_name", typed(pd.Series(names, dtype=object)))
+        frame = as_frame(found.rows, chosen)
         counts = frame["rule_name"].value_counts().items()
         below = "\n" + "".join(f"{printable(name)}: {n}\n" for name, n in counts)
         failed = deliver(frame, telling(frame, chosen), outputs, form, raw=raw, table="retrohunt", below=below)
         done = f"{len(frame)} match{'es' * (len(frame) != 1)} of job {job} ({described(state)})"
-        return finish(done, client, failed or found.stopped, found.cursor)
+        return finish(done, client, failed or found.stopped or unended(state), found.cursor)
 
     return run(work, apikey)
 
@@ -754,6 +773,19 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
             raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
 
     @staticmethod
+    def column(path: str) -> str:
+        """What a `--column` means by `path`, as JSONPath; the path of an attribute (`pe_info.imphash`) is none yet.
+
+        Raises ValueError as `parse` does.
+        """
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes; indices and filters do not.
+            odd_key = r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])"
+            path = "$.attributes." + re.sub(odd_key, r"\1'\2'", path)
+        dictpath.parse(path)
+        return path
+
+    @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
         """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
         parsed = dictpath.parse(path)
@@ -782,6 +814,27 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
 
 # [[[end]]]
 
+
+# [[[cog vendor("moment") ]]]
+# A copy from lib/moment.py, where it is edited; `just vendor` renews it.
+def moment(option: str, text: str, now: float | None = None) -> float:
+    """UNIX seconds of an ISO 8601 time (UTC if it names no zone), YYYYMMDDhhmm, or an age before `now`: 90m, 12h, 7d.
+
+    Raises UsageError, which names the `option`.
+    """
+    text = text.strip()
+    try:
+        if age := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
+            return (time.time() if now is None else now) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
+        minute = re.fullmatch("[0-9]{12}", text)  # as VirusTotal names a feed's packages
+        at = datetime.strptime(text, "%Y%m%d%H%M") if minute else datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        wanted = "a date (2026-11-01, 2026-11-01T12:00Z, 202611011200) or an age (90m, 12h, 7d)"
+        raise UsageError(f"{option} {text or 'is missing'}: {wanted}") from None
+
+
+# [[[end]]]
 
 # [[[cog vendor("virustotal") ]]]
 # A copy from lib/virustotal.py, where it is edited; `just vendor` renews it.
@@ -914,10 +967,8 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = (
-            self._redacted(code)[:100],
-            self._redacted(message)[:1000],
-        )  # JSON may have spelled it in escapes
+        # Redacted here too: JSON may have spelled the key in escapes.
+        code, message = self._redacted(code)[:100], self._redacted(message)[:1000]
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -1079,14 +1130,19 @@ def decode(body: bytes) -> Json:
     """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
     try:
         answer = json.loads(body.decode(errors="replace") or "{}")
-        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
-            text = json.dumps(answer, ensure_ascii=False)
-            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            answer = mended(answer)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def mended(value: Any) -> Any:
+    """JSON with U+FFFD for each lone surrogate, which cannot be written as UTF-8. Raises RecursionError if too deep."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def resume_point(cursor: str, offset: int = 0) -> str | None:
@@ -1182,18 +1238,12 @@ def columns(specs: Iterable[str]) -> dict[str, str]:
     for spec in specs:
         named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
         name, path = named.groups() if named else (spec, spec)
-        if not path.startswith("$"):
-            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
-            path = "$.attributes." + re.sub(
-                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
-            )
         if name in chosen or name in ("id", "type", "url"):
             raise UsageError(f"--column {spec}: there is a column {name} already; NAME={path} gives it another name")
         try:
-            dictpath.parse(path)
+            chosen[name] = dictpath.column(path)
         except ValueError as error:
             raise UsageError(f"--column {spec}: {error}") from None
-        chosen[name] = path
     return chosen
 
 
@@ -1549,17 +1599,16 @@ def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
 
     def shown(value: Any) -> Any:
         value = cell(value) if raw else defused(cell(value))
-        return (
-            cut_to(32_767, value) if isinstance(value, str) else value
-        )  # Microsoft: "Excel specifications and limits"
+        # Microsoft: "Excel specifications and limits".
+        return cut_to(32_767, value) if isinstance(value, str) else value
 
     dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
     sheet = frame.astype(object).map(shown).assign(**dates)
     options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
     with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
-        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
-            book, index=False, freeze_panes=(1, 1)
-        )
+        sheet = sheet if raw else sheet.rename(columns=defused)
+        sheet.to_excel(book, index=False, freeze_panes=(1, 1), autofilter=True)
+        book.sheets["Sheet1"].autofit(max_width=400)  # pixels
 
 
 # [[[end]]]

@@ -4,7 +4,7 @@
 # dependencies = [
 #     "aiohttp>=3.13,<4",
 #     "aiolimiter>=1.2,<2",
-#     "jsonpath-ng>=1.7,<2",
+#     "jsonpath-ng>=1.13,<2",
 #     "pandas>=3,<4",
 #     "pyarrow>=21,<27",
 #     "rich>=14,<16",
@@ -355,6 +355,19 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
             raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
 
     @staticmethod
+    def column(path: str) -> str:
+        """What a `--column` means by `path`, as JSONPath; the path of an attribute (`pe_info.imphash`) is none yet.
+
+        Raises ValueError as `parse` does.
+        """
+        if not path.startswith("$"):
+            # Keys with spaces and hyphens (exiftool's, engines') want quotes; indices and filters do not.
+            odd_key = r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])"
+            path = "$.attributes." + re.sub(odd_key, r"\1'\2'", path)
+        dictpath.parse(path)
+        return path
+
+    @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
         """Each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
         parsed = dictpath.parse(path)
@@ -515,10 +528,8 @@ class VirusTotal(vt.Client):
             # The key goes before anything is cut: WrongCredentialsError has echoed it.
             code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
             broken = "json" in response.content_type
-        code, message = (
-            self._redacted(code)[:100],
-            self._redacted(message)[:1000],
-        )  # JSON may have spelled it in escapes
+        # Redacted here too: JSON may have spelled the key in escapes.
+        code, message = self._redacted(code)[:100], self._redacted(message)[:1000]
         if status in (401, 403):
             message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
         heals = status in (424, 429) or 500 <= status <= 504 or broken
@@ -680,14 +691,19 @@ def decode(body: bytes) -> Json:
     """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
     try:
         answer = json.loads(body.decode(errors="replace") or "{}")
-        if re.search(rb"\\u[dD][89a-fA-F]", body):  # a lone surrogate cannot be written as UTF-8: U+FFFD in its place
-            text = json.dumps(answer, ensure_ascii=False)
-            answer = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            answer = mended(answer)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
     return answer
+
+
+def mended(value: Any) -> Any:
+    """JSON with U+FFFD for each lone surrogate, which cannot be written as UTF-8. Raises RecursionError if too deep."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def resume_point(cursor: str, offset: int = 0) -> str | None:
@@ -783,18 +799,12 @@ def columns(specs: Iterable[str]) -> dict[str, str]:
     for spec in specs:
         named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
         name, path = named.groups() if named else (spec, spec)
-        if not path.startswith("$"):
-            # Keys with spaces and hyphens (exiftool's, engines') want quotes in JSONPath; indices and filters do not.
-            path = "$.attributes." + re.sub(
-                r"(^|\.)([^.\[\]*'\"]*[^.\[\]*'\"\w][^.\[\]*'\"]*)(?=$|[.\[])", r"\1'\2'", path
-            )
         if name in chosen or name in ("id", "type", "url"):
             raise UsageError(f"--column {spec}: there is a column {name} already; NAME={path} gives it another name")
         try:
-            dictpath.parse(path)
+            chosen[name] = dictpath.column(path)
         except ValueError as error:
             raise UsageError(f"--column {spec}: {error}") from None
-        chosen[name] = path
     return chosen
 
 
@@ -1150,17 +1160,16 @@ def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
 
     def shown(value: Any) -> Any:
         value = cell(value) if raw else defused(cell(value))
-        return (
-            cut_to(32_767, value) if isinstance(value, str) else value
-        )  # Microsoft: "Excel specifications and limits"
+        # Microsoft: "Excel specifications and limits".
+        return cut_to(32_767, value) if isinstance(value, str) else value
 
     dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
     sheet = frame.astype(object).map(shown).assign(**dates)
     options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
     with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
-        sheet.rename(columns=lambda name: name if raw else defused(name)).to_excel(
-            book, index=False, freeze_panes=(1, 1)
-        )
+        sheet = sheet if raw else sheet.rename(columns=defused)
+        sheet.to_excel(book, index=False, freeze_panes=(1, 1), autofilter=True)
+        book.sheets["Sheet1"].autofit(max_width=400)  # pixels
 
 
 # [[[end]]]

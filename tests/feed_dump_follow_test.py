@@ -153,28 +153,3 @@ def test_a_server_that_is_down_ends_the_run_after_a_bounded_number_of_failures(s
     process = start(tmp_path, server, tmp_path / "d", "--jobs", "20")
     code, stderr = end(process, timeout=80)
     assert code == 3 and "minutes in a row failed" in stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("202611220059", "2026-11-22T00:59:00+00:00"),
-        ("2026-11-22T01:59+01:00", "2026-11-22T00:59:00+00:00"),
-        ("2026-11-22T00:59:30Z", "2026-11-22T00:59:30+00:00"),
-        ("2026-11-22", "2026-11-22T00:00:00+00:00"),
-        ("90m", "2026-11-21T22:30:00+00:00"),
-        ("3h", "2026-11-21T21:00:00+00:00"),
-        ("7d", "2026-11-15T00:00:00+00:00"),
-    ],
-)
-def test_a_time_is_a_minute_an_iso_time_or_an_age(text: str, expected: str) -> None:
-    from datetime import datetime
-
-    now = datetime.fromisoformat("2026-11-22T00:00:00+00:00").timestamp()
-    assert feed_dump.moment("--from", text, now) == datetime.fromisoformat(expected).timestamp()
-
-
-@pytest.mark.parametrize("text", ["", "now", "12", "2026112211", "202613010000", "7w", "-3h", "0x", "99999999999999d"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(feed_dump.UsageError):
-        feed_dump.moment("--from", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import email.utils
 import json
@@ -13,10 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import retrohunt
 from aiohttp import web
-from conftest import RECORDINGS, SCRIPTS, Handler, Run, Server, environment, error, html, reset, silence, truncated
+from conftest import KEY, RECORDINGS, SCRIPTS, Handler, Run, Server, environment, error, html, reset, silence, truncated
 
 JOBS = "/intelligence/retrohunt_jobs"
 JOB = "analyst-1763802000"
@@ -193,12 +195,6 @@ def test_a_file_that_cannot_be_read_is_named_and_nothing_is_sent(
 
 
 # start: the time range
-
-
-def test_ages_count_back_from_now_and_dates_are_utc() -> None:
-    assert retrohunt.moment("--since", "2d") == pytest.approx(time.time() - 2 * 86400, abs=5)
-    assert retrohunt.moment("--since", "2026-11-01") == 1793491200
-    assert retrohunt.moment("--since", "2026-11-01T01:00:00+01:00") == 1793491200
 
 
 @pytest.mark.parametrize(
@@ -585,8 +581,27 @@ def test_a_running_job_gives_its_matches_so_far_and_that_is_said(run: Run, serve
     server.answer(f"{JOBS}/{JOB}", {"data": job("running", progress=45)})
     server.answer(f"{JOBS}/{JOB}/matching_files", {"data": [match(1)]})
     result = run("retrohunt", "matches", JOB, "--format", "csv", server=server)
-    assert result.returncode == 0
-    assert "the job has not ended (running 45.0 %, 0 matches): these are its matches so far" in result.stderr
+    assert (result.returncode, len(result.stdout.splitlines())) == (3, 2)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("INCOMPLETE: 1 match of job") and last.endswith(
+        "NotFinished: the job goes on, and these are its matches so far"
+    )
+
+
+def test_a_notebook_awaits_the_matches_as_a_dataframe(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VT_HOST", server.url)
+    server.answer(f"{JOBS}/{JOB}", {"data": job("finished")}, {"data": job("running")})
+    server.answer(f"{JOBS}/{JOB}/matching_files", {"data": [match(1), match(1, "two")]})
+
+    async def notebook() -> list[pd.DataFrame]:
+        whole = await retrohunt.retrohunt_to_dataframe(JOB, apikey=KEY)
+        return [whole, await retrohunt.retrohunt_to_dataframe(JOB, column=["size"], apikey=KEY)]
+
+    whole, so_far = asyncio.run(notebook())
+    assert list(whole["rule_name"]) == ["one", "two"]
+    assert whole.attrs == {"cursor": None, "incomplete": None}
+    assert list(so_far.columns) == ["id", "type", "rule_name", "size"]
+    assert so_far.attrs["incomplete"].startswith("NotFinished")
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl", "markdown"])

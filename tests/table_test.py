@@ -253,6 +253,16 @@ def test_parquet_keeps_types_and_mixed_columns(tmp_path: Path) -> None:
     assert list(table["tags"][0]) == ["a"]
 
 
+@pytest.mark.parametrize("items", [[FILE, ERROR, URL], []])
+def test_a_workbook_can_be_filtered_and_its_columns_are_as_wide_as_their_cells(
+    tmp_path: Path, items: list[dict[str, Any]]
+) -> None:
+    write(frame(*items), [str(tmp_path / "o.xlsx")])
+    with zipfile.ZipFile(tmp_path / "o.xlsx") as book:
+        sheet = book.read("xl/worksheets/sheet1.xml").decode()
+    assert "<autoFilter" in sheet and 'customWidth="1"' in sheet
+
+
 def test_a_raw_workbook_keeps_the_cell_and_a_long_one_says_what_was_cut(tmp_path: Path) -> None:
     write(frame({"id": "=1+1", "type": "x" * 40_000}), [str(tmp_path / "o.xlsx")])
     with zipfile.ZipFile(tmp_path / "o.xlsx") as book:
