@@ -92,9 +92,11 @@ PROBE = 5  # looks in vain after which a follower looks at the minute after that
 NOWHERE = 120  # 404s in a row after which no minute is believed to come
 RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
-LONGEST = 256 << 20  # bytes of a line; reports reach 1.2 MB, but some kB of bzip2 hold any number of them
+LONGEST = 64 << 20  # bytes of a line; reports reach 1.2 MB, but some kB of bzip2 hold any number of them
 LARGEST = 16 << 30  # bytes of a download: an hour of reports is some 2 GB, the dump of a sandbox's memory as much
 SLOWEST = 1000  # bytes a second in the mean, below which a download is given up: a drip never ends
+MEMBERS = 1000  # of an hourly archive, which has 60: tarfile remembers each
+HEADER = 1 << 16  # bytes of a name or a comment in an archive, which tarfile takes into memory
 BLOCK = 1 << 20  # bytes of JSON decompressed at a time: bzip2 works in blocks of 900 kB
 
 
@@ -646,6 +648,18 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
             path.unlink(missing_ok=True)
 
 
+class Member(tarfile.TarInfo):
+    """A member of an archive, whose headers do not fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Member:
+        """As tarfile calls it for each header of 512 bytes. Raises tarfile.ReadError when it goes on too long."""
+        member: Member = super().frombuf(buf, encoding, errors)
+        if not member.isreg() and member.size > HEADER:  # of a file's content tarfile reads nothing by itself
+            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        return member
+
+
 def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
     """The packages of an hourly archive that the dump lacks, as temporary files: {minute: (path, bz2 or plain)}.
 
@@ -655,8 +669,10 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
     packages: dict[int, tuple[Path, str]] = {}
     try:
         # Not tarfile's own r|bz2, which ends at the first bzip2 stream of several.
-        with bz2.open(archive) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
-            for member in tar:
+        with bz2.open(archive) as packed, tarfile.open(fileobj=packed, mode="r|", tarinfo=Member) as tar:
+            for number, member in enumerate(tar):
+                if number == MEMBERS:
+                    raise ValueError(f"over {MEMBERS} members")
                 found = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)
                 minute = named(found[0]) if found else None
                 if minute is None or not hour <= minute < hour + 60 or minute in packages or dump.path(minute).exists():

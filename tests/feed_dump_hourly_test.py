@@ -84,7 +84,14 @@ def test_what_an_archive_lacks_or_has_broken_is_asked_for_by_itself(server: Serv
     assert not list(tmp_path.rglob(".*.part"))
 
 
-@pytest.mark.parametrize("wrong", ["404", "not yet", "truncated", "no tar", "503"])
+def bomb(kind: bytes, size: int) -> bytes:
+    """An archive with a header of `kind`, of `size` bytes and more."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, size
+    return bz2.compress(header.tobuf() + bytes(size))
+
+
+@pytest.mark.parametrize("wrong", ["404", "not yet", "truncated", "no tar", "503", "long name", "long comment", "full"])
 def test_without_an_archive_the_minutes_are_fetched(server: Server, run: Run, tmp_path: Path, wrong: str) -> None:
     packages = publish(server, NAMES)
     whole = archive({name: packages[name] for name in HOUR})
@@ -94,11 +101,21 @@ def test_without_an_archive_the_minutes_are_fetched(server: Server, run: Run, tm
         "truncated": body(whole[: len(whole) // 2]),
         "no tar": body(bz2.compress(b"{}\n" * 1000)),
         "503": error(503, "TransientError"),
+        "long name": body(bomb(tarfile.GNUTYPE_LONGNAME, 1 << 20)),
+        "long comment": body(bomb(tarfile.XGLTYPE, 1 << 20)),
+        "full": body(archive({f"{number}.txt": b"" for number in range(1001)} | {HOUR[0]: b"{}"})),
     }
     server.answer("/feeds/files/hourly/2026112201", answers[wrong])
     result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_header_without_end_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    (tmp_path / "bomb").write_bytes(bomb(kind, 1 << 17))
+    with pytest.raises(ValueError, match="a header of 131072 bytes"):
+        feed_dump.unpack(feed_dump.Dump("files", str(tmp_path)), 0, tmp_path / "bomb")
 
 
 def test_an_hour_that_another_run_has_completed_is_not_asked_for(
