@@ -1149,13 +1149,17 @@ def claimed(dump: Dump) -> Iterator[None]:
     """
     root = Path(dump.out)
     root.mkdir(parents=True, exist_ok=True)
-    settings = {"feed": dump.feed, dump.format: {"where": dump.where, "columns": [list(c) for c in dump.columns]}}
+    options = ["--where", dump.where] if dump.where else []
+    for column, path, kind in dump.columns:
+        options += ["--column", f"{column}:{kind}={path}" if kind else f"{column}={path}"]
+    settings = {"feed": [dump.feed], dump.format: options}
     with open(root / ".feed_dump", "a", encoding="utf-8") as file:
         lock(file, shared=True)
         for what, ours in settings.items():
             theirs = agreed(root / f".feed_dump.{what}.json", ours)
             if theirs != ours:
-                raise UsageError(f"{dump.out} holds another dump ({what}: {theirs}): name another --out")
+                asked = shlex.join(theirs) or "without --where"
+                raise UsageError(f"{dump.out} holds another dump ({what} {asked}): name another --out")
         sweep(root, file)
         yield
         sweep(root, file)

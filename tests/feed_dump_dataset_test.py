@@ -197,10 +197,18 @@ def test_a_where_that_keeps_nothing_and_what_is_no_directory_are_said(server: Se
 
 def test_one_directory_is_one_dump(server: Server, run: Run, tmp_path: Path) -> None:
     publish(server, NAMES)
-    run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
-    for args in (("urls", *RANGE), ("files", *RANGE, "--where", "$.id")):
+    parquet = ("--format", "parquet", "--column", "size", "--column", "n:int=$.n")
+    for there in ((), ("--format", "zst", "--where", "$[?(@.size > 1)]"), parquet):
+        run("feed_dump", "files", *RANGE, *there, "--out", tmp_path / "d", server=server)
+    for args, said in (
+        (("urls", *RANGE), "feed files"),
+        (("files", *RANGE, "--where", "$.id"), "bz2 without --where"),
+        (("files", *RANGE, "--format", "zst"), "zst --where '$[?(@.size > 1)]'"),
+        (("files", *RANGE, *parquet[:-2]), "parquet --column 'size=$.attributes.size' --column 'n:int=$.n'"),
+    ):
         result = run("feed_dump", *args, "--out", tmp_path / "d", server=server)
-        assert result.returncode == 2 and "holds another dump" in result.stderr
+        assert result.returncode == 2
+        assert f"{tmp_path / 'd'} holds another dump ({said}): name another --out" in result.stderr
 
 
 @pytest.mark.parametrize(
