@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jsonpath_ng.exceptions import JSONPathError
 from jsonpath_ng.ext import parse as parse_jsonpath
 
 
@@ -29,11 +28,15 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
     def parse(path: str) -> Any:
         """The parsed `path`. Raises ValueError naming the path and the position of what is wrong."""
         try:
-            return parse_jsonpath(path)
-        except JSONPathError as error:
-            at = re.search(r"(\d+):(\d+)", str(error))
-            where = f"at position {at[2]}" if at else f"at its end (position {len(path)})"
-            raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
+            parsed = parse_jsonpath(path)
+            for pattern in re.finditer(r"""=~\s*(['"])(.*?)\1""", path):
+                re.compile(pattern[2])  # jsonpath-ng does so at the first value that is compared
+            return parsed
+        except Exception as error:  # jsonpath-ng's extensions raise what they like
+            at = re.search(r"(?:\d+:|col )(\d+)", str(error))
+            end = re.search("end of string|EOF", str(error))
+            where = f"at position {at[1]}: " if at else f"at its end (position {len(path)}): " if end else ""
+            raise ValueError(f"bad JSONPath {path!r}: {where}{error}") from None
 
     @staticmethod
     def column(path: str) -> str:
@@ -54,7 +57,7 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
         parsed = dictpath.parse(path)
         try:
             matches = parsed.find(obj)
-        except TypeError:  # `sorted` of what is no list, `sub` of what is no text
+        except Exception:  # its functions raise what they like of what they cannot take: `sorted` of no list
             matches = []
         return (match.value for match in matches)
 

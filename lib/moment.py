@@ -21,13 +21,17 @@ def moment(option: str, text: str, now: float | None = None) -> float:
     text = text.strip()
     try:
         if age := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
-            return (time.time() if now is None else now) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
-        minute = re.fullmatch("[0-9]{12}", text)  # as VirusTotal names a feed's packages
-        at = datetime.strptime(text, "%Y%m%d%H%M") if minute else datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+            seconds = (time.time() if now is None else now) - int(age[1]) * {"m": 60, "h": 3600, "d": 86400}[age[2]]
+        else:
+            minute = re.fullmatch("[0-9]{12}", text)  # as VirusTotal names a feed's packages
+            at = datetime.strptime(text, "%Y%m%d%H%M") if minute else datetime.fromisoformat(text)
+            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
+        seconds = -1
+    if not 0 <= seconds < 32503680000:  # what lies before 1970 or after 2999 is a slip
         wanted = "a date (2026-11-01, 2026-11-01T12:00Z, 202611011200) or an age (90m, 12h, 7d)"
-        raise UsageError(f"{option} {text or 'is missing'}: {wanted}") from None
+        raise UsageError(f"{option} {text or 'is missing'}: {wanted}")
+    return seconds
 
 
 # vendor:end

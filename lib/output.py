@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -73,15 +74,17 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
     and the error's `exit_code`. SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that its
     reader closed ends quietly.
     """
-    kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+    kept = re.sub("\n\n(?= )", "\n\n\b\n", doc or "")  # \b: typer keeps the lines of what is indented as written
     if isinstance(main, typer.Typer):
         app = main
         app.info.help = kept
     else:
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
         app.command(help=kept, **settings)(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - closed by a shell's >&-
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        setattr(sys, name, stream)
     # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, end_once)

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +47,11 @@ class TableFormat(StrEnum):
 
 @dataclasses.dataclass
 class Collected:
-    """What came of a collection: rows as in `row`, what ended it early, where it goes on, how many there are in all."""
+    """What came of a collection: rows as in `row`, how many of them are an error in an object's place, what ended it
+    early, where it goes on, how many there are in all."""
 
     rows: list[Json] = dataclasses.field(default_factory=list)
+    errors: int = 0
     stopped: BaseException | None = None
     cursor: str | None = None
     total: int | None = None
@@ -66,6 +69,7 @@ async def collect(pages: Pages, chosen: Mapping[str, str], *, verdicts: bool = F
         with Console(stderr=True).status("asking") if sys.stderr.isatty() else contextlib.nullcontext() as status:
             async for items in pages:
                 found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+                found.errors += sum(bool(item.get("error")) for item in items)
                 hits = pages.meta.get("total_hits")
                 found.total = hits if isinstance(hits, int) else None
                 if status:
@@ -217,7 +221,8 @@ def database(output: str) -> Any:
     import sqlalchemy
 
     try:
-        engine = sqlalchemy.create_engine(output if "://" in output else f"sqlite:///{output}")
+        file = sqlalchemy.URL.create("sqlite", database=output)
+        engine = sqlalchemy.create_engine(output if "://" in output else file)
         engine.connect().close()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
@@ -296,13 +301,15 @@ def to_terminal(frame: pd.DataFrame) -> str:
     cells = frame.where(frame.notna(), "").map(shown)
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    least = dict.fromkeys(widths, 14) | dict.fromkeys(list(widths)[:1], (room or 0) // 2)  # what tells most
-    while room and sum(widths.values()) + 2 * len(widths) > room:
-        widest = max(widths, key=lambda name: widths[name] - least[name])
-        if widths[widest] > least[widest]:
+    if room:
+        # The first column, which tells most, gets half of the room at need, each other one 14 characters.
+        least = {name: min(width, 14 if place else room // 2) for place, (name, width) in enumerate(widths.items())}
+        while len(least) > 1 and sum(least.values()) + 2 * len(least) > room:
+            least.popitem()  # the least telling stands last
+        widths = {name: widths[name] for name in least}
+        while sum(widths.values()) + 2 * len(widths) > room:
+            widest = max(widths, key=lambda name: widths[name] - least[name])
             widths[widest] -= 1
-        else:
-            widths.popitem()  # the least telling stands last
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, width in widths.items():
         number = frame[name].dropna().map(lambda value: isinstance(value, int | float)).all()
@@ -311,10 +318,9 @@ def to_terminal(frame: pd.DataFrame) -> str:
         )
     for values in cells[list(widths)].itertuples(index=False):
         table.add_row(*(Text(value) for value in values))
-    console = Console(width=room or sum(widths.values()) + 2 * len(widths), color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    text = io.StringIO()
+    Console(file=text, width=room or sum(widths.values()) + 2 * len(widths), color_system=None).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def deliver(
@@ -326,7 +332,7 @@ def deliver(
     raw: bool = False,
     table: str = "virustotal",
     below: str = "",
-) -> OSError | None:
+) -> BaseException | None:
     """Writes the `outputs`, then prints the `form` (a table with `below` under it, unless there are outputs).
 
     What people read, a terminal or a Markdown page, gets `view`, the telling columns; what programs read gets all.
@@ -342,18 +348,25 @@ def deliver(
     elif form:
         wanted = view if form == TableFormat.markdown else frame
         text = to_text(wanted, form, raw=raw and not sys.stdout.isatty())
+    return show(text, lambda: frame) or failed
+
+
+def show(text: str, frame: Callable[[], pd.DataFrame]) -> BaseException | None:
+    """Prints `text`. Returns None, or what kept it from that and where the rows of `frame()` are kept instead."""
     try:
         print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        failed = kept_elsewhere(frame, f"cannot write to stdout: {error.strerror}")
-    return failed
+        with contextlib.suppress(OSError):  # what could not be written would be tried again at exit
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return kept_elsewhere(frame(), f"cannot write to stdout: {error.strerror}")
+    return None
 
 
 def write(
     frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal"
-) -> OSError | None:
+) -> BaseException | None:
     """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
 
     Returns None, or what could not be written and where its rows are kept instead: they cost quota.
@@ -362,6 +375,8 @@ def write(
     for output in outputs:
         try:
             write_one(frame, output, raw=raw, table=table)
+        except KeyboardInterrupt:
+            return kept_elsewhere(frame, "interrupted", KeyboardInterrupt)
         except Exception as error:  # whatever the library, the database or the disk says
             cause: BaseException = error
             while cause.__cause__:  # the outer ones quote whole statements
@@ -371,11 +386,13 @@ def write(
     return kept_elsewhere(frame, "; ".join(reasons)) if reasons else None
 
 
-def kept_elsewhere(frame: pd.DataFrame, reason: str) -> OSError:
+def kept_elsewhere(
+    frame: pd.DataFrame, reason: str, kind: type[OSError | KeyboardInterrupt] = OSError
+) -> OSError | KeyboardInterrupt:
     """Writes the rows, which cost quota, into the temporary folder; the `reason` for that, with the file's name."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False) as kept:
         kept.write(to_text(frame, "jsonl"))
-    return OSError(f"{reason}; the rows are kept in {kept.name}")
+    return kind(f"{reason}; the rows are kept in {kept.name}")
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -395,7 +412,7 @@ def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> Non
 
 
 def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
-    """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
+    """Adds the rows to a database's table, in one transaction, and the columns that the table lacks."""
     import sqlalchemy
 
     longest = engine.dialect.max_identifier_length  # PostgreSQL: 63 bytes
@@ -414,7 +431,16 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
             return str(value)
         return value.replace("\0", "\\x00") if isinstance(value, str) else value  # PostgreSQL's text holds no NUL
 
-    frame = frame.map(storable).rename(columns=names)
+    def sql_type(values: pd.Series[Any]) -> Any:
+        kind = str(values.dtype).lower()  # Int64 or int64
+        kinds = {"int64": sqlalchemy.BigInteger(), "float64": sqlalchemy.Float(53), "boolean": sqlalchemy.Boolean()}
+        dated = kind.startswith("datetime64")
+        return sqlalchemy.TIMESTAMP(timezone=True) if dated else kinds.get(kind, sqlalchemy.Text())
+
+    frame = frame.rename(columns=names)
+    types = {name: sql_type(frame[name]) for name in frame}
+    texts = [name for name, of in types.items() if isinstance(of, sqlalchemy.Text)]
+    frame = frame.assign(**{name: frame[name].astype(object).map(storable) for name in texts})
     if frame.empty:
         return
     with engine.begin() as connection:
@@ -423,9 +449,10 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
             known = {fold(column["name"]) for column in inspector.get_columns(table)}
             quote = connection.dialect.identifier_preparer.quote
             for name in (name for name in frame.columns if fold(name) not in known):
-                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
+                column = f"{quote(name)} {types[name].compile(connection.dialect)}"
+                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {column}".replace(":", r"\:")
                 connection.execute(sqlalchemy.text(statement))
-        frame.to_sql(table, connection, if_exists="append", index=False)
+        frame.to_sql(table, connection, if_exists="append", index=False, dtype=types)
 
 
 def to_parquet(frame: pd.DataFrame, path: Path) -> None:
@@ -454,10 +481,12 @@ def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
     dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
     sheet = frame.astype(object).map(shown).assign(**dates)
     options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
-    with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
+    packed = io.BytesIO()  # on a full disk zipfile complains even after its error was met
+    with pd.ExcelWriter(packed, engine="xlsxwriter", engine_kwargs=options) as book:
         sheet = sheet if raw else sheet.rename(columns=defused)
         sheet.to_excel(book, index=False, freeze_panes=(1, 1), autofilter=True)
         book.sheets["Sheet1"].autofit(max_width=400)  # pixels
+    path.write_bytes(packed.getbuffer())
 
 
 # vendor:end

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import email.utils
 import json
@@ -33,6 +34,8 @@ from output import UsageError, say
 Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
 
 
+# Seconds that a task has waited for its turns.
+QUEUED: contextvars.ContextVar[float] = contextvars.ContextVar("QUEUED", default=0)
 FRUITLESS = 100  # the most pages in a row that hold nothing new: some are normal, and each is paid for
 
 
@@ -50,8 +53,17 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        later = "" if self.status != 429 or self.cursor else " (run it again when there is quota)"
-        return f"{self.code}: {self.message}{later}{resumption(self.cursor)}"
+        return f"{self.code}: {self.message}{self.cure}{resumption(self.cursor)}"
+
+    @property
+    def cure(self) -> str:
+        """What to do about it, where neither VirusTotal's message nor a cursor says so."""
+        if self.cursor or self.exit_code == 2 or self.status == 404:
+            return ""
+        if self.status == 429:
+            return " (run it again when there is quota)"
+        network = "look at the network, VT_HOST and HTTPS_PROXY, or " if self.status == 0 else ""
+        return f" ({network}run it again later)" if self.heals else ""
 
     @property
     def exit_code(self) -> int:
@@ -72,12 +84,13 @@ class VirusTotal(vt.Client):
         host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
         try:
             self._origin = yarl.URL(host).origin()
-            self.max_wait = float(os.environ.get("VT_MAX_WAIT") or 300)
-            seconds = 60 / float(os.environ.get("VT_RATE") or 60_000)
-            # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
-            self._pace = aiolimiter.AsyncLimiter(1, seconds)
-        except (ValueError, ZeroDivisionError) as error:
-            raise UsageError(f"VT_HOST is a URL, VT_MAX_WAIT and VT_RATE are numbers over 0: {error}") from None
+            if self._origin.scheme not in ("http", "https"):
+                raise ValueError("no http")
+        except ValueError:
+            raise UsageError(f"VT_HOST is {host}, which is no URL such as https://www.virustotal.com") from None
+        self.max_wait = positive("VT_MAX_WAIT", 300)
+        # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
+        self._pace = aiolimiter.AsyncLimiter(1, 60 / positive("VT_RATE", 60_000))
         super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
         self.requests = 0
 
@@ -98,7 +111,6 @@ class VirusTotal(vt.Client):
     async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
         """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
         if request.url.origin() == self._origin:
-            await self._pace.acquire()
             request.headers["X-Apikey"] = self._apikey
             self.requests += 1
         else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
@@ -120,6 +132,9 @@ class VirusTotal(vt.Client):
         `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
         the status is 2xx, and for what the network does until the block ends.
         """
+        began = time.monotonic()
+        await self._pace.acquire()  # not in the session, whose timeout would count the wait as VirusTotal's
+        QUEUED.set(QUEUED.get() + time.monotonic() - began)
         try:
             async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
                 if response.status >= 300:
@@ -133,10 +148,9 @@ class VirusTotal(vt.Client):
                 aiohttp.TooManyRedirects,
             )
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            message = self._redacted(str(error)) or "no answer in time"
-            raise VirusTotalError(
-                type(error).__name__, message, heals=not isinstance(error, lasting), sent=sent
-            ) from None
+            message, heals = self._redacted(str(error)) or "no answer in time", not isinstance(error, lasting)
+            message += "" if heals else " (look at VT_HOST and HTTPS_PROXY)"
+            raise VirusTotalError(type(error).__name__, message, heals=heals, sent=sent) from None
 
     def _redacted(self, text: str) -> str:
         """`text` without the key, in whichever case it was echoed."""
@@ -171,22 +185,28 @@ class VirusTotal(vt.Client):
     def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
         """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
 
-        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun.
+        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun, the wait
+        for VT_RATE's turns not counted.
         """
+        queued = QUEUED.get()
         backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
 
-        def failure(state: tenacity.RetryCallState) -> BaseException | None:
-            return state.outcome.exception() if state.outcome else None
+        def failure(state: tenacity.RetryCallState) -> Any:
+            return state.outcome and state.outcome.exception()
 
         def wait(state: tenacity.RetryCallState) -> float:
-            asked = getattr(failure(state), "retry_after", None)
+            asked = failure(state).retry_after
             return backoff(state) if asked is None else asked + random.uniform(0, 1)
+
+        def announce(state: tenacity.RetryCallState) -> None:
+            error, bound = failure(state), f"{self.max_wait:g} s in all, as VT_MAX_WAIT says"
+            say(f"{error.code}: {error.message}: asking again in {state.upcoming_sleep:.0f} s ({bound})")
 
         return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
             wait=wait,
-            stop=tenacity.stop_before_delay(self.max_wait),
-            before_sleep=lambda state: say(f"{failure(state)}: asking again in {state.upcoming_sleep:.0f} s"),
+            stop=lambda state: tenacity.stop_before_delay(self.max_wait + QUEUED.get() - queued)(state),
+            before_sleep=announce,
             reraise=True,
         )
 
@@ -198,7 +218,10 @@ class VirusTotal(vt.Client):
 
         async def once() -> Json:
             async with self.answer(method, path, *args, **kwargs) as response:
-                return decode(await response.read())
+                answer = decode(await response.read())
+            if method == "GET" and "data" not in answer:  # null is an answer; without any, a page would read as the end
+                raise VirusTotalError("BrokenAnswer", "an answer came that has no data", heals=True)
+            return answer
 
         repeatable = method in ("GET", "DELETE")
         return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
@@ -290,6 +313,18 @@ class Pages:
             page.cancel()
 
 
+def positive(name: str, default: float) -> float:
+    """The number over 0 in the environment variable `name`. Raises UsageError."""
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name} is {text}, which is no number over 0")
+    return value
+
+
 def find_key(apikey: str | None) -> tuple[str, str]:
     """The key and where it came from. Raises UsageError, which never shows the key."""
     variables = ("VT_API_KEY", "VTCLI_APIKEY")
@@ -351,8 +386,8 @@ def resumption(cursor: str | None) -> str:
 def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
     """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
 
-    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError of a Ctrl-C, or the
-    OSError of an output that could not be written.
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError or KeyboardInterrupt
+    of a Ctrl-C, or the OSError of an output that could not be written.
     """
     spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
     more = resumption(cursor)
@@ -360,9 +395,10 @@ def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, 
         say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
         return 0
     if isinstance(stopped, VirusTotalError):
-        reason, code = f"{stopped.code}: {stopped.message}", 4 if stopped.status == 429 else 3
+        cure = "" if cursor else stopped.cure
+        reason, code = f"{stopped.code}: {stopped.message}{cure}", 4 if stopped.status == 429 else 3
     else:
-        reason, code = (str(stopped), 1) if isinstance(stopped, OSError) else ("interrupted", 130)
+        reason, code = str(stopped) or "interrupted", 1 if isinstance(stopped, OSError) else 130
     say(f"INCOMPLETE: {spent}; {reason}{more}")
     return code
 

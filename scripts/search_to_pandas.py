@@ -25,7 +25,7 @@ Any entity: files, or what `entity:url|domain|ip|collection` in the query names.
 Intelligence (premium). 300 objects cost one request.
 
     uv run scripts/search_to_pandas.py 'entity:file p:5+ tag:signed' --limit 300 --output signed.xlsx
-    uv run scripts/search_to_pandas.py 'entity:url p:3+' --column title --column server='$..headers.server'
+    uv run scripts/search_to_pandas.py 'entity:url p:3+' --column server=last_http_response_headers.server
 
 In a notebook: `frame = await search_to_dataframe("entity:file p:5+")`.
 
@@ -36,11 +36,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import email.utils
 import functools
 import hashlib
 import importlib
+import io
 import json
 import os
 import random
@@ -50,7 +52,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 import urllib.parse
@@ -66,7 +67,6 @@ import tenacity
 import typer
 import vt
 import yarl
-from jsonpath_ng.exceptions import JSONPathError
 from jsonpath_ng.ext import parse as parse_jsonpath
 
 if TYPE_CHECKING:
@@ -215,7 +215,8 @@ def main(
 
     async def work() -> tuple[Collected, VirusTotal]:
         async with VirusTotal(apikey) as client:
-            threading.Thread(target=importlib.import_module, args=["pandas"]).start()  # while VirusTotal thinks
+            # While VirusTotal thinks. asyncio waits for it: Python cannot end in mid-import.
+            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "pandas")
             found = await search(client, query, chosen, limit=limit, order=order, verdicts=verdicts, cursor=cursor)
             return found, client
 
@@ -226,8 +227,7 @@ def main(
     below = counts(frame, chosen or COUNTED)
     failed = deliver(frame, telling(frame, chosen), outputs, form, raw=raw, table=table, below=below)
     of = f" of {found.total}" if found.total and found.total > len(frame) else ""
-    errors = int(frame["error.code"].notna().sum()) if "error.code" in frame else 0
-    lacking = f" ({errors} of them an error in a report's place)" if errors else ""
+    lacking = f" ({found.errors} of them an error in a report's place)" if found.errors else ""
     done = f"{len(frame)}{of} object{'s' * (len(frame) != 1)}{lacking}"
     return finish(done, client, failed or found.stopped, found.cursor)
 
@@ -290,15 +290,17 @@ def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any
     and the error's `exit_code`. SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that its
     reader closed ends quietly.
     """
-    kept = (doc or "").replace("\n\n", "\n\n\b\n")  # \b: typer keeps the lines as written
+    kept = re.sub("\n\n(?= )", "\n\n\b\n", doc or "")  # \b: typer keeps the lines of what is indented as written
     if isinstance(main, typer.Typer):
         app = main
         app.info.help = kept
     else:
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
         app.command(help=kept, **settings)(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - closed by a shell's >&-
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+        setattr(sys, name, stream)
     # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, end_once)
@@ -348,11 +350,15 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
     def parse(path: str) -> Any:
         """The parsed `path`. Raises ValueError naming the path and the position of what is wrong."""
         try:
-            return parse_jsonpath(path)
-        except JSONPathError as error:
-            at = re.search(r"(\d+):(\d+)", str(error))
-            where = f"at position {at[2]}" if at else f"at its end (position {len(path)})"
-            raise ValueError(f"bad JSONPath {path!r}: {where}: {error}") from None
+            parsed = parse_jsonpath(path)
+            for pattern in re.finditer(r"""=~\s*(['"])(.*?)\1""", path):
+                re.compile(pattern[2])  # jsonpath-ng does so at the first value that is compared
+            return parsed
+        except Exception as error:  # jsonpath-ng's extensions raise what they like
+            at = re.search(r"(?:\d+:|col )(\d+)", str(error))
+            end = re.search("end of string|EOF", str(error))
+            where = f"at position {at[1]}: " if at else f"at its end (position {len(path)}): " if end else ""
+            raise ValueError(f"bad JSONPath {path!r}: {where}{error}") from None
 
     @staticmethod
     def column(path: str) -> str:
@@ -373,7 +379,7 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
         parsed = dictpath.parse(path)
         try:
             matches = parsed.find(obj)
-        except TypeError:  # `sorted` of what is no list, `sub` of what is no text
+        except Exception:  # its functions raise what they like of what they cannot take: `sorted` of no list
             matches = []
         return (match.value for match in matches)
 
@@ -402,6 +408,8 @@ class dictpath:  # noqa: N801 - reads at the call as the module of that name doe
 Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
 
 
+# Seconds that a task has waited for its turns.
+QUEUED: contextvars.ContextVar[float] = contextvars.ContextVar("QUEUED", default=0)
 FRUITLESS = 100  # the most pages in a row that hold nothing new: some are normal, and each is paid for
 
 
@@ -419,8 +427,17 @@ class VirusTotalError(vt.APIError):
         self.cursor: str | None = None
 
     def __str__(self) -> str:
-        later = "" if self.status != 429 or self.cursor else " (run it again when there is quota)"
-        return f"{self.code}: {self.message}{later}{resumption(self.cursor)}"
+        return f"{self.code}: {self.message}{self.cure}{resumption(self.cursor)}"
+
+    @property
+    def cure(self) -> str:
+        """What to do about it, where neither VirusTotal's message nor a cursor says so."""
+        if self.cursor or self.exit_code == 2 or self.status == 404:
+            return ""
+        if self.status == 429:
+            return " (run it again when there is quota)"
+        network = "look at the network, VT_HOST and HTTPS_PROXY, or " if self.status == 0 else ""
+        return f" ({network}run it again later)" if self.heals else ""
 
     @property
     def exit_code(self) -> int:
@@ -441,12 +458,13 @@ class VirusTotal(vt.Client):
         host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
         try:
             self._origin = yarl.URL(host).origin()
-            self.max_wait = float(os.environ.get("VT_MAX_WAIT") or 300)
-            seconds = 60 / float(os.environ.get("VT_RATE") or 60_000)
-            # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
-            self._pace = aiolimiter.AsyncLimiter(1, seconds)
-        except (ValueError, ZeroDivisionError) as error:
-            raise UsageError(f"VT_HOST is a URL, VT_MAX_WAIT and VT_RATE are numbers over 0: {error}") from None
+            if self._origin.scheme not in ("http", "https"):
+                raise ValueError("no http")
+        except ValueError:
+            raise UsageError(f"VT_HOST is {host}, which is no URL such as https://www.virustotal.com") from None
+        self.max_wait = positive("VT_MAX_WAIT", 300)
+        # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
+        self._pace = aiolimiter.AsyncLimiter(1, 60 / positive("VT_RATE", 60_000))
         super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
         self.requests = 0
 
@@ -467,7 +485,6 @@ class VirusTotal(vt.Client):
     async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
         """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
         if request.url.origin() == self._origin:
-            await self._pace.acquire()
             request.headers["X-Apikey"] = self._apikey
             self.requests += 1
         else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
@@ -489,6 +506,9 @@ class VirusTotal(vt.Client):
         `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
         the status is 2xx, and for what the network does until the block ends.
         """
+        began = time.monotonic()
+        await self._pace.acquire()  # not in the session, whose timeout would count the wait as VirusTotal's
+        QUEUED.set(QUEUED.get() + time.monotonic() - began)
         try:
             async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
                 if response.status >= 300:
@@ -502,10 +522,9 @@ class VirusTotal(vt.Client):
                 aiohttp.TooManyRedirects,
             )
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            message = self._redacted(str(error)) or "no answer in time"
-            raise VirusTotalError(
-                type(error).__name__, message, heals=not isinstance(error, lasting), sent=sent
-            ) from None
+            message, heals = self._redacted(str(error)) or "no answer in time", not isinstance(error, lasting)
+            message += "" if heals else " (look at VT_HOST and HTTPS_PROXY)"
+            raise VirusTotalError(type(error).__name__, message, heals=heals, sent=sent) from None
 
     def _redacted(self, text: str) -> str:
         """`text` without the key, in whichever case it was echoed."""
@@ -540,22 +559,28 @@ class VirusTotal(vt.Client):
     def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
         """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
 
-        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun.
+        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun, the wait
+        for VT_RATE's turns not counted.
         """
+        queued = QUEUED.get()
         backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
 
-        def failure(state: tenacity.RetryCallState) -> BaseException | None:
-            return state.outcome.exception() if state.outcome else None
+        def failure(state: tenacity.RetryCallState) -> Any:
+            return state.outcome and state.outcome.exception()
 
         def wait(state: tenacity.RetryCallState) -> float:
-            asked = getattr(failure(state), "retry_after", None)
+            asked = failure(state).retry_after
             return backoff(state) if asked is None else asked + random.uniform(0, 1)
+
+        def announce(state: tenacity.RetryCallState) -> None:
+            error, bound = failure(state), f"{self.max_wait:g} s in all, as VT_MAX_WAIT says"
+            say(f"{error.code}: {error.message}: asking again in {state.upcoming_sleep:.0f} s ({bound})")
 
         return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
             wait=wait,
-            stop=tenacity.stop_before_delay(self.max_wait),
-            before_sleep=lambda state: say(f"{failure(state)}: asking again in {state.upcoming_sleep:.0f} s"),
+            stop=lambda state: tenacity.stop_before_delay(self.max_wait + QUEUED.get() - queued)(state),
+            before_sleep=announce,
             reraise=True,
         )
 
@@ -567,7 +592,10 @@ class VirusTotal(vt.Client):
 
         async def once() -> Json:
             async with self.answer(method, path, *args, **kwargs) as response:
-                return decode(await response.read())
+                answer = decode(await response.read())
+            if method == "GET" and "data" not in answer:  # null is an answer; without any, a page would read as the end
+                raise VirusTotalError("BrokenAnswer", "an answer came that has no data", heals=True)
+            return answer
 
         repeatable = method in ("GET", "DELETE")
         return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
@@ -659,6 +687,18 @@ class Pages:
             page.cancel()
 
 
+def positive(name: str, default: float) -> float:
+    """The number over 0 in the environment variable `name`. Raises UsageError."""
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name} is {text}, which is no number over 0")
+    return value
+
+
 def find_key(apikey: str | None) -> tuple[str, str]:
     """The key and where it came from. Raises UsageError, which never shows the key."""
     variables = ("VT_API_KEY", "VTCLI_APIKEY")
@@ -720,8 +760,8 @@ def resumption(cursor: str | None) -> str:
 def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
     """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
 
-    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError of a Ctrl-C, or the
-    OSError of an output that could not be written.
+    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError or KeyboardInterrupt
+    of a Ctrl-C, or the OSError of an output that could not be written.
     """
     spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
     more = resumption(cursor)
@@ -729,9 +769,10 @@ def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, 
         say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
         return 0
     if isinstance(stopped, VirusTotalError):
-        reason, code = f"{stopped.code}: {stopped.message}", 4 if stopped.status == 429 else 3
+        cure = "" if cursor else stopped.cure
+        reason, code = f"{stopped.code}: {stopped.message}{cure}", 4 if stopped.status == 429 else 3
     else:
-        reason, code = (str(stopped), 1) if isinstance(stopped, OSError) else ("interrupted", 130)
+        reason, code = str(stopped) or "interrupted", 1 if isinstance(stopped, OSError) else 130
     say(f"INCOMPLETE: {spent}; {reason}{more}")
     return code
 
@@ -758,9 +799,11 @@ class TableFormat(StrEnum):
 
 @dataclasses.dataclass
 class Collected:
-    """What came of a collection: rows as in `row`, what ended it early, where it goes on, how many there are in all."""
+    """What came of a collection: rows as in `row`, how many of them are an error in an object's place, what ended it
+    early, where it goes on, how many there are in all."""
 
     rows: list[Json] = dataclasses.field(default_factory=list)
+    errors: int = 0
     stopped: BaseException | None = None
     cursor: str | None = None
     total: int | None = None
@@ -778,6 +821,7 @@ async def collect(pages: Pages, chosen: Mapping[str, str], *, verdicts: bool = F
         with Console(stderr=True).status("asking") if sys.stderr.isatty() else contextlib.nullcontext() as status:
             async for items in pages:
                 found.rows += [row(item, chosen, verdicts=verdicts) for item in items]
+                found.errors += sum(bool(item.get("error")) for item in items)
                 hits = pages.meta.get("total_hits")
                 found.total = hits if isinstance(hits, int) else None
                 if status:
@@ -929,7 +973,8 @@ def database(output: str) -> Any:
     import sqlalchemy
 
     try:
-        engine = sqlalchemy.create_engine(output if "://" in output else f"sqlite:///{output}")
+        file = sqlalchemy.URL.create("sqlite", database=output)
+        engine = sqlalchemy.create_engine(output if "://" in output else file)
         engine.connect().close()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
@@ -1008,13 +1053,15 @@ def to_terminal(frame: pd.DataFrame) -> str:
     cells = frame.where(frame.notna(), "").map(shown)
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    least = dict.fromkeys(widths, 14) | dict.fromkeys(list(widths)[:1], (room or 0) // 2)  # what tells most
-    while room and sum(widths.values()) + 2 * len(widths) > room:
-        widest = max(widths, key=lambda name: widths[name] - least[name])
-        if widths[widest] > least[widest]:
+    if room:
+        # The first column, which tells most, gets half of the room at need, each other one 14 characters.
+        least = {name: min(width, 14 if place else room // 2) for place, (name, width) in enumerate(widths.items())}
+        while len(least) > 1 and sum(least.values()) + 2 * len(least) > room:
+            least.popitem()  # the least telling stands last
+        widths = {name: widths[name] for name in least}
+        while sum(widths.values()) + 2 * len(widths) > room:
+            widest = max(widths, key=lambda name: widths[name] - least[name])
             widths[widest] -= 1
-        else:
-            widths.popitem()  # the least telling stands last
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, width in widths.items():
         number = frame[name].dropna().map(lambda value: isinstance(value, int | float)).all()
@@ -1023,10 +1070,9 @@ def to_terminal(frame: pd.DataFrame) -> str:
         )
     for values in cells[list(widths)].itertuples(index=False):
         table.add_row(*(Text(value) for value in values))
-    console = Console(width=room or sum(widths.values()) + 2 * len(widths), color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    text = io.StringIO()
+    Console(file=text, width=room or sum(widths.values()) + 2 * len(widths), color_system=None).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def deliver(
@@ -1038,7 +1084,7 @@ def deliver(
     raw: bool = False,
     table: str = "virustotal",
     below: str = "",
-) -> OSError | None:
+) -> BaseException | None:
     """Writes the `outputs`, then prints the `form` (a table with `below` under it, unless there are outputs).
 
     What people read, a terminal or a Markdown page, gets `view`, the telling columns; what programs read gets all.
@@ -1054,18 +1100,25 @@ def deliver(
     elif form:
         wanted = view if form == TableFormat.markdown else frame
         text = to_text(wanted, form, raw=raw and not sys.stdout.isatty())
+    return show(text, lambda: frame) or failed
+
+
+def show(text: str, frame: Callable[[], pd.DataFrame]) -> BaseException | None:
+    """Prints `text`. Returns None, or what kept it from that and where the rows of `frame()` are kept instead."""
     try:
         print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        failed = kept_elsewhere(frame, f"cannot write to stdout: {error.strerror}")
-    return failed
+        with contextlib.suppress(OSError):  # what could not be written would be tried again at exit
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return kept_elsewhere(frame(), f"cannot write to stdout: {error.strerror}")
+    return None
 
 
 def write(
     frame: pd.DataFrame, outputs: Iterable[str], *, raw: bool = False, table: str = "virustotal"
-) -> OSError | None:
+) -> BaseException | None:
     """The table into each output: a file whose suffix says the format, a database's `table` (rows are added to it).
 
     Returns None, or what could not be written and where its rows are kept instead: they cost quota.
@@ -1074,6 +1127,8 @@ def write(
     for output in outputs:
         try:
             write_one(frame, output, raw=raw, table=table)
+        except KeyboardInterrupt:
+            return kept_elsewhere(frame, "interrupted", KeyboardInterrupt)
         except Exception as error:  # whatever the library, the database or the disk says
             cause: BaseException = error
             while cause.__cause__:  # the outer ones quote whole statements
@@ -1083,11 +1138,13 @@ def write(
     return kept_elsewhere(frame, "; ".join(reasons)) if reasons else None
 
 
-def kept_elsewhere(frame: pd.DataFrame, reason: str) -> OSError:
+def kept_elsewhere(
+    frame: pd.DataFrame, reason: str, kind: type[OSError | KeyboardInterrupt] = OSError
+) -> OSError | KeyboardInterrupt:
     """Writes the rows, which cost quota, into the temporary folder; the `reason` for that, with the file's name."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl", prefix="vt-", delete=False) as kept:
         kept.write(to_text(frame, "jsonl"))
-    return OSError(f"{reason}; the rows are kept in {kept.name}")
+    return kind(f"{reason}; the rows are kept in {kept.name}")
 
 
 def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> None:
@@ -1107,7 +1164,7 @@ def write_one(frame: pd.DataFrame, output: str, *, raw: bool, table: str) -> Non
 
 
 def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
-    """Adds the rows to a database's table, in one transaction; columns that the table lacks are added as text."""
+    """Adds the rows to a database's table, in one transaction, and the columns that the table lacks."""
     import sqlalchemy
 
     longest = engine.dialect.max_identifier_length  # PostgreSQL: 63 bytes
@@ -1126,7 +1183,16 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
             return str(value)
         return value.replace("\0", "\\x00") if isinstance(value, str) else value  # PostgreSQL's text holds no NUL
 
-    frame = frame.map(storable).rename(columns=names)
+    def sql_type(values: pd.Series[Any]) -> Any:
+        kind = str(values.dtype).lower()  # Int64 or int64
+        kinds = {"int64": sqlalchemy.BigInteger(), "float64": sqlalchemy.Float(53), "boolean": sqlalchemy.Boolean()}
+        dated = kind.startswith("datetime64")
+        return sqlalchemy.TIMESTAMP(timezone=True) if dated else kinds.get(kind, sqlalchemy.Text())
+
+    frame = frame.rename(columns=names)
+    types = {name: sql_type(frame[name]) for name in frame}
+    texts = [name for name, of in types.items() if isinstance(of, sqlalchemy.Text)]
+    frame = frame.assign(**{name: frame[name].astype(object).map(storable) for name in texts})
     if frame.empty:
         return
     with engine.begin() as connection:
@@ -1135,9 +1201,10 @@ def add_rows(frame: pd.DataFrame, engine: Any, table: str) -> None:
             known = {fold(column["name"]) for column in inspector.get_columns(table)}
             quote = connection.dialect.identifier_preparer.quote
             for name in (name for name in frame.columns if fold(name) not in known):
-                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {quote(name)} TEXT".replace(":", r"\:")
+                column = f"{quote(name)} {types[name].compile(connection.dialect)}"
+                statement = f"ALTER TABLE {quote(table)} ADD COLUMN {column}".replace(":", r"\:")
                 connection.execute(sqlalchemy.text(statement))
-        frame.to_sql(table, connection, if_exists="append", index=False)
+        frame.to_sql(table, connection, if_exists="append", index=False, dtype=types)
 
 
 def to_parquet(frame: pd.DataFrame, path: Path) -> None:
@@ -1166,10 +1233,12 @@ def to_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
     dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz").columns}  # UTC all
     sheet = frame.astype(object).map(shown).assign(**dates)
     options = {"options": {"strings_to_formulas": raw, "strings_to_urls": False, "nan_inf_to_errors": True}}
-    with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs=options) as book:
+    packed = io.BytesIO()  # on a full disk zipfile complains even after its error was met
+    with pd.ExcelWriter(packed, engine="xlsxwriter", engine_kwargs=options) as book:
         sheet = sheet if raw else sheet.rename(columns=defused)
         sheet.to_excel(book, index=False, freeze_panes=(1, 1), autofilter=True)
         book.sheets["Sheet1"].autofit(max_width=400)  # pixels
+    path.write_bytes(packed.getbuffer())
 
 
 # [[[end]]]

@@ -59,6 +59,11 @@ def test_get_refuses_to_choose_among_several_matches() -> None:
         ("$.a[", r"at its end \(position 4\)"),
         ("", "at its end"),
         ("$.a~", "position 3"),
+        ("$.a#b.c", "at position 3"),
+        ("$.'a", "at its end"),
+        ('$.a[?(@ =~ "(")]', "unterminated subpattern at position 0"),
+        ("$.a.`sub(/(/, x)`", "unterminated subpattern at position 0"),
+        ("$.a.`split(x)`", "not valid"),
     ],
 )
 def test_a_bad_path_is_named_with_the_position_of_its_fault(path: str, where: str) -> None:
@@ -76,7 +81,7 @@ def test_import_dictpath_works_as_in_the_talk() -> None:
     assert module.get(FILE, "$.attributes.last_analysis_stats.confirmed-timeout") == 3
 
 
-@pytest.mark.parametrize("path", ["$.a.`sorted`", "$.a.`sub(/x/, y)`"])
+@pytest.mark.parametrize("path", ["$.a.`sorted`", "$.a.`sub(/x/, y)`", "$.`parent`.`parent`", "$.a.b[?(@.x > 'y')]"])
 @pytest.mark.parametrize("value", [None, 5, True, [1, "a", None]])
 def test_what_a_path_cannot_be_applied_to_is_no_traceback(path: str, value: Any) -> None:
     assert dictpath.get_all({"a": value}, path) == []

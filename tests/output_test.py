@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -109,6 +110,24 @@ def test_the_help_is_the_docstring_as_it_stands(tmp_path: Path) -> None:
     result = subprocess.run([*command(tmp_path, "return 0"), "--help"], capture_output=True, text=True)
     assert "an example   as it stands\n" in result.stdout
     assert result.returncode == 0
+
+
+def test_the_help_s_paragraphs_fit_the_terminal(tmp_path: Path) -> None:
+    script = command(tmp_path, "return 0")
+    Path(script[1]).write_text(Path(script[1]).read_text().replace("answers.", r"answers.\n\n" + "words " * 30))
+    result = subprocess.run(
+        [*script, "--help"], capture_output=True, text=True, env=os.environ | {"COLUMNS": "60", "TERMINAL_WIDTH": "60"}
+    )
+    assert max(map(len, result.stdout.splitlines())) <= 60, result.stdout
+    assert "an example   as it stands\n" in result.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's >&-")
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_is_no_traceback(tmp_path: Path, closed: str) -> None:
+    line = shlex.join(command(tmp_path, "print('data'); return 0"))
+    result = subprocess.run(f"{line} {closed}", shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "" if closed == ">&-" else "data\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pipe is closed otherwise on Windows")

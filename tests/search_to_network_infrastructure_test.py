@@ -746,6 +746,23 @@ def test_memory_is_that_of_the_indicators_not_of_the_reports(server: Server) -> 
     assert kept < 30e6
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
+@pytest.mark.parametrize("form", ["text", "csv"])
+def test_indicators_that_stdout_does_not_take_are_kept(server: Server, tmp_path: Path, form: str) -> None:
+    server.answer(SEARCH, {"data": [file("a", contacted_domains=[domain("a.example")])]})
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, str(SCRIPTS / f"{SCRIPT}.py"), "x", "--format", form],
+            env=environment(tmp_path, server, TMPDIR=str(tmp_path)),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "cannot write to stdout: No space left on device; the rows are kept in " in result.stderr
+    assert json.loads(next(tmp_path.glob("vt-*.jsonl")).read_text())["value"] == "a.example"
+
+
 # ---- recordings
 
 

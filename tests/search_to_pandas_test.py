@@ -211,12 +211,27 @@ def test_an_output_that_fails_costs_neither_the_others_nor_the_cursor(server: Se
     kept.unlink()
 
 
+def test_an_error_in_an_object_s_place_is_counted_whatever_the_columns(server: Server, run: Run) -> None:
+    gone = {"type": "file", "id": "gone", "error": {"code": "NotFoundError", "message": "gone"}}
+    server.answer(SEARCH, {"data": [file(1), gone]})
+    for args in ((), ("--column", "size")):
+        last = run("search_to_pandas", "x", *args, server=server).stderr.splitlines()[-1]
+        assert last == "2 objects (1 of them an error in a report's place), 1 request, complete"
+
+
+def test_an_error_at_once_is_one_line_though_pandas_still_loads(run: Run, server: Server) -> None:
+    server.answer(SEARCH, error(400, "InvalidArgumentError", "no such query"))
+    result = run("search_to_pandas", "x", server=server)
+    assert (result.returncode, result.stderr) == (2, "error: InvalidArgumentError: no such query\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
-def test_rows_that_stdout_does_not_take_are_kept(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["jsonl", "table", "markdown"])
+def test_rows_that_stdout_does_not_take_are_kept(server: Server, tmp_path: Path, form: str) -> None:
     server.answer(SEARCH, {"data": [file(1)], "meta": {"cursor": "next"}})
     with open("/dev/full", "w") as full:
         result = subprocess.run(
-            [sys.executable, str(SCRIPTS / "search_to_pandas.py"), "x", "--limit", "1", "--format", "jsonl"],
+            [sys.executable, str(SCRIPTS / "search_to_pandas.py"), "x", "--limit", "1", "--format", form],
             env=environment(tmp_path, server, TMPDIR=str(tmp_path)),
             stdout=full,
             stderr=subprocess.PIPE,
@@ -226,13 +241,6 @@ def test_rows_that_stdout_does_not_take_are_kept(server: Server, tmp_path: Path)
     assert "INCOMPLETE: 1 object, 1 request; cannot write to stdout: No space left on device" in result.stderr
     assert "go on with --cursor next" in result.stderr
     assert ids(next(tmp_path.glob("vt-*.jsonl")).read_text()) == [file(1)["id"]]
-
-
-def test_an_object_that_came_as_an_error_is_counted(server: Server, run: Run) -> None:
-    gone = {"type": "file", "id": "f" * 64, "error": {"code": "NotFoundError", "message": "gone"}}
-    server.answer(SEARCH, {"data": [file(1), gone]})
-    result = run("search_to_pandas", "x", server=server)
-    assert result.stderr == "2 objects (1 of them an error in a report's place), 1 request, complete\n"
 
 
 def test_a_table_goes_through_the_pages_of_a_large_search(server: Server, run: Run) -> None:

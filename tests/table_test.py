@@ -211,6 +211,16 @@ def test_a_narrow_terminal_gives_half_of_itself_to_what_tells_most(monkeypatch: 
     assert "a" * 36 in to_text(frame(long).drop(columns="type"), "table")
 
 
+def test_the_columns_of_a_terminal_use_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    long = {"type": "domain", "id": "a" * 40, "attributes": {"b": "x" * 30, "c": 7, "d": "x" * 90, "e": "y" * 14}}
+    head, cells = to_text(frame(long).drop(columns="type"), "table").splitlines()
+    assert head.split() == ["id", "b", "c", "d"]
+    assert cells.split()[0] == "a" * 40 and cells.split()[2] == "7"
+    assert 77 <= len(cells) <= 80
+
+
 def test_a_table_in_a_pipe_is_not_cut() -> None:
     assert "a" * 64 in to_text(frame(FILE), "table")
 
@@ -285,6 +295,43 @@ def test_a_database_keeps_its_rows_and_takes_new_columns(tmp_path: Path) -> None
             ("2", None, "y", "[1]"),
         ]
         assert database.execute('select "server:X_4361de95" from url').fetchall() == [(None,), ("z",)]
+
+
+def test_a_column_that_a_database_gains_has_its_type(tmp_path: Path) -> None:
+    path = str(tmp_path / "o.db")
+    write(frame({"id": "1", "type": "file", "attributes": {"a": "x"}}), [path], table="file")
+    numbers = {"size": 9, "score": 0.5, "good": True, "first_submission_date": 1}
+    write(
+        frame(*({"id": str(n), "type": "file", "attributes": numbers | {"size": n}} for n in (9, 41))),
+        [path],
+        table="file",
+    )
+    write(frame({"id": "2", "type": "file", "attributes": {"a": "z"}}), [path], table="file")
+    with sqlite3.connect(path) as database:
+        assert database.execute("select id from file where size > 10").fetchall() == [("41",)]
+        types = {name: of for _, name, of, *_ in database.execute("pragma table_info(file)")}
+    assert types["size"] == "BIGINT" and types["good"] == "BOOLEAN" and types["first_submission_date"] == "TIMESTAMP"
+    again = pd.read_sql("file", f"sqlite:///{path}")
+    assert list(again["size"].dropna()) == [9, 41]
+    assert str(again["first_submission_date"].dropna().iloc[0]).startswith("1970-01-01 00:00:01")
+
+
+def test_a_database_s_name_is_its_file_s(tmp_path: Path) -> None:
+    write(frame(FILE), [str(tmp_path / "a?mode=memory.db")])
+    assert [path.name for path in tmp_path.iterdir()] == ["a?mode=memory.db"]
+
+
+def test_an_interrupt_while_files_are_written_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("table.to_parquet", interrupted)
+    failed = write(frame(FILE), [str(tmp_path / "o.csv"), str(tmp_path / "o.parquet")])
+    assert isinstance(failed, KeyboardInterrupt)
+    what, _, kept = str(failed).rpartition("; the rows are kept in ")
+    assert what == "interrupted" and json.loads(Path(kept).read_text())["meaningful_name"] == HOSTILE
+    assert (tmp_path / "o.csv").exists() and not (tmp_path / "o.parquet").exists()
 
 
 def test_rows_that_cannot_be_written_are_kept_and_the_error_says_where(

@@ -52,6 +52,10 @@ async def broken_error(request: web.Request) -> web.Response:
     return web.Response(status=400, text='{"error": {', content_type="application/json")
 
 
+async def empty_body(request: web.Request) -> web.Response:
+    return web.Response(content_type="application/json")
+
+
 MISFORTUNES = {
     "429 without Retry-After": error(429, "QuotaExceededError"),
     "429 with Retry-After": error(429, "TooManyRequestsError", **{"Retry-After": "0"}),
@@ -65,6 +69,9 @@ MISFORTUNES = {
     "truncated": truncated,
     "broken JSON": broken_json,
     "an error cut short": broken_error,
+    "an empty body": empty_body,
+    "no data": {"meta": {"cursor": "next"}},
+    "an error called 200": {"error": {"code": "TransientError", "message": "soon"}},
 }
 
 
@@ -316,11 +323,16 @@ async def _open(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("VT_RATE", "fast"), ("VT_RATE", "0"), ("VT_MAX_WAIT", "x"), ("VT_HOST", "nohost")]
+    ("name", "value"),
+    [
+        *(("VT_RATE", value) for value in ("fast", "0", "-4", "nan", "inf")),
+        *(("VT_MAX_WAIT", value) for value in ("x", "0", "-5", "nan")),
+        *(("VT_HOST", value) for value in ("nohost", "ftp://127.0.0.1", "http://")),
+    ],
 )
 def test_a_setting_that_makes_no_sense_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match="VT_HOST"):
+    with pytest.raises(UsageError, match=f"{name} is {value}, which is no"):
         ask("GET", "/x")
 
 
@@ -339,6 +351,48 @@ def test_vt_rate_spaces_the_requests(monkeypatch: pytest.MonkeyPatch, server: Se
     server.answer("/x", note)
     asyncio.run(four())
     assert came[-1] - came[0] > 0.25  # three gaps of a tenth of a second
+
+
+def test_waiting_for_a_turn_is_no_timeout_and_takes_no_patience_from_what_fails(
+    monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    monkeypatch.setenv("VT_RATE", "600")
+    monkeypatch.setenv("VT_MAX_WAIT", "1.5")
+    again = error(503, "TransientError", **{"Retry-After": "0"})
+    for number in range(12):  # 24 requests, a tenth of a second each: longer than anybody would wait for an answer
+        server.answer(f"/x/{number}", again, FILE)
+
+    async def twelve() -> list[Any]:
+        async with VirusTotal() as client:
+            return await asyncio.gather(*(client.ask("GET", f"/x/{number}") for number in range(12)))
+
+    assert asyncio.run(twelve()) == [FILE] * 12
+    assert len(server.seen) == 24
+
+
+@pytest.mark.parametrize(
+    ("raised", "cure"),
+    [
+        (VirusTotalError("QuotaExceededError", "gone", 429, heals=True), " (run it again when there is quota)"),
+        (VirusTotalError("TransientError", "soon", 503, heals=True), " (run it again later)"),
+        (VirusTotalError("TimeoutError", "none", heals=True), " (look at the network, VT_HOST and HTTPS_PROXY, or run"),
+        (VirusTotalError("NotFoundError", "no such", 404), ""),
+        (VirusTotalError("ForbiddenError", "no", 403), ""),
+    ],
+)
+def test_an_error_says_what_to_do_once(raised: VirusTotalError, cure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(raised).startswith(f"{raised.code}: {raised.message}{cure}")
+    cure = raised.cure
+
+    async def done() -> int:
+        async with VirusTotal() as client:
+            return finish("1 object", client, raised) + 10 * finish("1 object", client, raised, "next")
+
+    asyncio.run(done())
+    assert capsys.readouterr().err.splitlines() == [
+        f"INCOMPLETE: 1 object, 0 requests; {raised.code}: {raised.message}{cure}",
+        f"INCOMPLETE: 1 object, 0 requests; {raised.code}: {raised.message}; go on with --cursor next",
+    ]
 
 
 def test_vt_py_s_own_methods_heal_too(server: Server) -> None:
