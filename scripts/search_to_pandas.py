@@ -1054,8 +1054,11 @@ def to_terminal(frame: pd.DataFrame) -> str:
     widths = {name: max([cell_len(name), *cells[name].map(cell_len)]) for name in cells}
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if room:
-        # The first column, which tells most, gets half of the room at need, each other one 14 characters.
-        least = {name: min(width, 14 if place else room // 2) for place, (name, width) in enumerate(widths.items())}
+        # The first column, which tells most, gets half of the room at need (a hash, useless once cut, 16),
+        # each other one 16, which a date takes.
+        hashes = cells.iloc[:, 0].map(lambda text: bool(re.fullmatch("[0-9a-f]{64}", text))).all()
+        least = {name: min(width, 16) for name, width in widths.items()}
+        least |= {name: min(widths[name], 16 if hashes else room // 2) for name in list(widths)[:1]}
         while len(least) > 1 and sum(least.values()) + 2 * len(least) > room:
             least.popitem()  # the least telling stands last
         widths = {name: widths[name] for name in least}
