@@ -957,14 +957,16 @@ def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
     for output in outputs:
         path = Path(output)
         if "://" in output:
-            database(output).connect().close()
+            database(output)
         elif path.suffix not in SUFFIXES:
             raise UsageError(f"--output {output}: ends in none of {' '.join(SUFFIXES)}, nor is it a database URL")
         elif path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"--output {output}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}")
         elif not os.access(path.parent, os.W_OK):
             raise UsageError(f"--output {output}: may not write in {path.parent}")
-        elif resuming and path.is_file() and path.suffix not in (".db", ".sqlite"):
+        elif path.is_file() and path.suffix in (".db", ".sqlite"):
+            database(output)
+        elif resuming and path.is_file():
             raise UsageError(f"--output {output} exists and holds the part before --cursor: name another file")
 
 
@@ -975,7 +977,7 @@ def database(output: str) -> Any:
     try:
         file = sqlalchemy.URL.create("sqlite", database=output)
         engine = sqlalchemy.create_engine(output if "://" in output else file)
-        engine.connect().close()
+        sqlalchemy.inspect(engine).get_table_names()  # only who reads it sees whether an SQLite file is one
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         cure = "; `uv run --with DRIVER …` brings a driver" if isinstance(error, ImportError) else ""
         where = re.sub(r"//.*@", "//…@", output)  # a password may stand there

@@ -199,7 +199,8 @@ def test_several_outputs_and_a_database_url_are_written_from_one_search(
 
 
 def test_an_output_that_fails_costs_neither_the_others_nor_the_cursor(server: Server, run: Run, tmp_path: Path) -> None:
-    (tmp_path / "a.db").write_text("no database, whatever its name says")
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("create view file as select 1 as id")
     server.answer(SEARCH, {"data": [file(1)], "meta": {"cursor": "next"}})
     result = run("search_to_pandas", "x", "--limit", 1, "--output", "a.db", "--output", "a.csv", server=server)
     assert (result.returncode, len(pd.read_csv(tmp_path / "a.csv"))) == (1, 1)
@@ -223,6 +224,13 @@ def test_an_error_at_once_is_one_line_though_pandas_still_loads(run: Run, server
     server.answer(SEARCH, error(400, "InvalidArgumentError", "no such query"))
     result = run("search_to_pandas", "x", server=server)
     assert (result.returncode, result.stderr) == (2, "error: InvalidArgumentError: no such query\n")
+
+
+def test_a_file_that_is_no_database_is_refused_before_the_search(server: Server, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_text("no database, whatever its name says")
+    result = run("search_to_pandas", "x", "--output", "a.db", server=server)
+    assert (result.returncode, len(server.seen)) == (2, 0)
+    assert result.stderr.startswith("error: --output a.db: ") and "file is not a database" in result.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
