@@ -798,10 +798,15 @@ def store(part: Path, final: Path, link: Link) -> None:
                 raise ValueError(f"not the sample, but one with SHA-256 {digest}")
             sample.seek(0)
             options = {"compression": pyzipper.ZIP_DEFLATED, "encryption": pyzipper.WZ_AES}
-            with pyzipper.AESZipFile(whole, "w", **options) as archive:
-                archive.setpassword(b"infected")
-                with archive.open(digest, "w", force_zip64=True) as member:
-                    shutil.copyfileobj(sample, member, CHUNK)
+            with open(whole, "wb") as packed:
+                archive = pyzipper.AESZipFile(packed, "w", **options)
+                try:
+                    archive.setpassword(b"infected")
+                    with archive.open(digest, "w", force_zip64=True) as member:
+                        shutil.copyfileobj(sample, member, CHUNK)
+                    archive.close()
+                finally:
+                    archive.fp = None  # else it closes itself again, and makes a ValueError of a full disk's OSError
 
 
 async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,26 @@ def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run
     archived[len(archived) // 2] ^= 1
     (folder / f"{sha}.zip").write_bytes(archived)
     assert run("feed_dump", "verify", tmp_path / "d").returncode == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit on a file's size stands in for the full disk")
+def test_a_disk_that_is_full_in_mid_zip_ends_the_run_at_once(server: Server, tmp_path: Path) -> None:
+    import resource
+
+    sample = os.urandom(19_990)  # noise: its zip is larger
+    sha = hashlib.sha256(sample).hexdigest()
+    link = f"{server.url}/api/v3/feeds/files/t1/download"
+    server.answer(f"/feeds/files/{START}", body(package([{"id": sha, "context_attributes": {"download_url": link}}])))
+    server.answer("/feeds/files/t1/download", body(sample))
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / "feed_dump.py", "files", *RANGE, "--out", tmp_path / "d", "--files"],
+        env=environment(tmp_path, server), capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert f"cannot write to {tmp_path / 'd'}: File too large" in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and len(server.seen) == 2, "nothing is fetched again"
+    assert artifacts(tmp_path / "d") == {}
 
 
 def test_killed_runs_leave_whole_artifacts_and_a_last_run_the_rest(server: Server, tmp_path: Path) -> None:
