@@ -1288,6 +1288,10 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: 
     except Exception as error:  # no scheduler, or workers that lack what the script imports
         reason = str(error) or type(error).__name__
         raise UsageError(f"--scheduler {scheduler}: {reason}") from None
+    try:
+        pace = aiolimiter.AsyncLimiter(1, 60 / float(os.environ.get("VT_RATE") or 60_000))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"VT_RATE is a number over 0: {error}") from None
     module, this_run = Path(__file__).stem, os.urandom(4).hex()
 
     # A nested function travels by value: the scheduler need not import this script.
@@ -1296,13 +1300,25 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: 
 
         return importlib.import_module(module).on_worker(*args)
 
+    async def gone() -> bool:
+        """Whether Dask's client has given the scheduler up; while it connects anew it takes tasks and may lose them."""
+        while cluster.status == "connecting":  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.1)
+        return cluster.status != "running"
+
     async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
         key = f"feed_dump-{dump.feed}-{name(minute)}{'-hour' * hour}-{this_run}-{os.urandom(2).hex()}"
         args = (dataclasses.asdict(dump), minute, hour, os.environ.get("VT_HOST"))
+        end = Outcome(minute, "stop", f"the scheduler {scheduler} is gone: start it and run again", 1)
+        await pace.acquire()  # here, as a worker makes a client for each task
+        if await gone():
+            return [end]
         try:
             # A dead worker's tasks go to another; what it had already published, the directory tells that one.
             outcomes = await cluster.submit(task, *args, key=key, pure=False, retries=2)
         except Exception as error:
+            if await gone():
+                return [end]
             return [Outcome(minute, "by-minute" if hour else "failed", f"{type(error).__name__}: {error}")]
         return [Outcome(**outcome) for outcome in outcomes]
 
@@ -1515,6 +1531,8 @@ def main(
         if not directory or not directory.is_dir():
             raise UsageError("verify wants the directory of a dump")
         return verify(directory)
+    if scheduler and apikey:
+        raise UsageError("--apikey does not travel to --scheduler's workers: set VT_API_KEY where they run")
     feed = what.replace("-", "_")
     if feed not in FEEDS or directory:
         raise UsageError(
