@@ -346,16 +346,19 @@ def kind_of(path: str, types: set[type]) -> str:
     return kind + "[]" * several
 
 
+TYPES = ".feed_dump.types.json"  # the record of the columns' types in a directory
+
+
 def settled(dump: Dump, package: Path, form: str) -> Dump:
     """`dump` with a type for each column: as on record in the directory, else as the lines of `package` suggest.
 
     All of its lines count, as few or none may be kept. The first record counts for all minutes, runs and machines, so
-    that all files agree.
+    that all files agree; a ? in it marks a type that no value suggested.
     """
     open_columns = {name: path for name, path, kind in dump.columns if not kind}
     if not open_columns:
         return dump
-    record = Path(dump.out) / ".feed_dump.types.json"
+    record = Path(dump.out) / TYPES
     if not record.exists():
         types: dict[str, set[type]] = {name: set() for name in open_columns}
         with open(package, "rb") as source:
@@ -366,13 +369,47 @@ def settled(dump: Dump, package: Path, form: str) -> Dump:
                         types[name].add(type(value))
                         if isinstance(value, list):
                             types[name].update(dict if isinstance(v, list) else type(v) for v in value)
-        agreed(record, {name: kind_of(path, types[name]) for name, path in open_columns.items()})
-    kinds = json.loads(record.read_text(encoding="utf-8"))
-    return dataclasses.replace(dump, columns=tuple((name, at, kind or kinds[name]) for name, at, kind in dump.columns))
+        unseen = {name for name, seen in types.items() if not seen - {type(None), list}}
+        kinds = {name: kind_of(path, types[name]) + "?" * (name in unseen) for name, path in open_columns.items()}
+        agreed(record, kinds)
+    kinds = agreed(record, {})
+    columns = tuple((name, at, kind or kinds[name].rstrip("?")) for name, at, kind in dump.columns)
+    return dataclasses.replace(dump, columns=columns)
+
+
+def settled_by_oldest(dump: Dump, packages: dict[int, tuple[Path, str]]) -> None:
+    """Settles the columns' types by the oldest whole one of an hour's `packages`, of which all will ask at once."""
+    for _, package in sorted(packages.items()):
+        with contextlib.suppress(ValueError):
+            settled(dump, *package)
+            return
+
+
+def telling_of_types(dump: Dump, fetch_unit: FetchUnit) -> FetchUnit:
+    """`fetch_unit`, which says it when columns become text because the minute that settled them had no values."""
+    record = Path(dump.out) / TYPES
+    told = record.exists()
+
+    async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
+        nonlocal told
+        outcomes = await fetch_unit(minute, hour)
+        if not told and record.exists():
+            told = True
+            if unseen := [column for column, kind in agreed(record, {}).items() if kind.endswith("?")]:
+                say(
+                    f"{', '.join(unseen)}: string, as the first minute has no value to tell the type by "
+                    "(NAME:int=… gives one, in another --out)"
+                )
+        return outcomes
+
+    return fetch_one
 
 
 def agreed(path: Path, value: Any) -> Any:
-    """What the runs on a directory agree on at `path`: the `value` of the first that came. Raises OSError."""
+    """What the runs on a directory agree on at `path`: the `value` of the first that came.
+
+    Raises OSError, and UsageError when what is there is none of these.
+    """
     if not path.exists():
         part = temporary(path)
         try:
@@ -388,7 +425,13 @@ def agreed(path: Path, value: Any) -> Any:
                 os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        there = None
+    if type(there) is not type(value):
+        raise UsageError(f"{path} is damaged: delete it and run again")
+    return there
 
 
 def fitted(value: Any, kind: str) -> Any:
@@ -693,6 +736,7 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
         if isinstance(error, OSError) and error.errno:  # bz2 raises OSError without a number
             raise
         raise ValueError(f"bad tar.bz2: {error}") from None
+    settled_by_oldest(dump, packages)
     return packages
 
 
@@ -1157,14 +1201,16 @@ def claimed(dump: Dump) -> Iterator[None]:
     options = ["--where", dump.where] if dump.where else []
     for column, path, kind in dump.columns:
         options += ["--column", f"{column}:{kind}={path}" if kind else f"{column}={path}"]
-    settings = {"feed": [dump.feed], dump.format: options}
+    settings: dict[str, Any] = {"feed": dump.feed, "format": dump.format, dump.format: options}
     with open(root / ".feed_dump", "a", encoding="utf-8") as file:
         lock(file, shared=True)
         for what, ours in settings.items():
             theirs = agreed(root / f".feed_dump.{what}.json", ours)
             if theirs != ours:
-                asked = shlex.join(theirs) or "without --where"
+                asked = theirs if isinstance(theirs, str) else shlex.join(theirs) or "without --where"
                 raise UsageError(f"{dump.out} holds another dump ({what} {asked}): name another --out")
+        if (types := root / TYPES).exists():
+            agreed(types, {})
         sweep(root, file)
         yield
         sweep(root, file)
@@ -1189,7 +1235,8 @@ def sweep(root: Path, file: Any) -> None:
     before = time.time() - (0 if alone else 86400)
     for part in root.rglob(".*.part"):
         with contextlib.suppress(OSError):
-            if part.stat().st_mtime <= before:
+            # Only what `temporary` names: the directory may hold files of other programs.
+            if re.fullmatch(r"\.[0-9a-f]{12}\.part", part.name) and part.stat().st_mtime <= before:
                 part.unlink()
     lock(file, shared=True)
 
@@ -1346,7 +1393,7 @@ async def feed_dump(
                 fetch_one = unit_fetcher(dump, client, workers, 2 * run.jobs)
             shown = asyncio.create_task(show(run))
             try:
-                await run.go(fetch_one)
+                await run.go(telling_of_types(dump, fetch_one))
             except asyncio.CancelledError:
                 run.ended = "interrupted", 130
             finally:
