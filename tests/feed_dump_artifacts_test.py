@@ -228,6 +228,48 @@ def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run
     assert run("feed_dump", "verify", tmp_path / "d").returncode == 3
 
 
+def test_what_verify_tells_to_delete_the_next_run_fetches(server: Server, run: Run, tmp_path: Path) -> None:
+    contents = behaviours(server, server.url, [f"{i:064x}" for i in range(3)])
+    serve(server, contents)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    assert run(*args, server=server).returncode == 0
+    whole = artifacts(tmp_path / "d")
+    folder = tmp_path / "d" / layout(START, ".artifacts")
+    short, lost, gone = sorted(folder.glob("*.pcap"))
+    short.write_bytes(short.read_bytes()[:-1])
+    lost.unlink()
+    result = run("feed_dump", "verify", tmp_path / "d")
+    assert result.returncode == 3 and "1 damaged (delete them and run the dump again)" in result.stderr
+    assert result.stdout == f"damaged\t{folder}\t{short.name} is damaged, {lost.name} is not there\n"
+    short.unlink()
+    server.seen.clear()
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == 2
+    assert artifacts(tmp_path / "d") == whole
+    # Another kind is not missed by a run that did not ask for it; and what is no longer to be had is so noted.
+    assert run(*args[:-1], "html", server=server).returncode == 0
+    gone.unlink()
+    server.answer("/file_behaviours/token2/pcap", error(404, "NotFoundError"))
+    server.seen.clear()
+    assert run(*args[:-1], "html", server=server).returncode == 0 and not server.seen
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == 1
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == 1
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kinds": ["pcap"]}'])
+def test_a_damaged_index_is_written_anew(server: Server, run: Run, tmp_path: Path, content: str) -> None:
+    contents = behaviours(server, server.url, [SHA])
+    serve(server, contents)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    run(*args, server=server)
+    whole = artifacts(tmp_path / "d")
+    (tmp_path / "d" / layout(START, ".artifacts") / "index.json").write_text(content)
+    assert "not all of its artifacts are there yet" in run("feed_dump", "verify", tmp_path / "d").stdout
+    server.seen.clear()
+    assert run(*args, server=server).returncode == 0
+    assert artifacts(tmp_path / "d") == whole and not server.seen
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a limit on a file's size stands in for the full disk")
 def test_a_disk_that_is_full_in_mid_zip_ends_the_run_at_once(server: Server, tmp_path: Path) -> None:
     import resource

@@ -252,11 +252,35 @@ def test_a_column_without_a_value_in_the_first_minute_is_told(server: Server, ru
 
 
 @pytest.mark.parametrize(
+    "specs",
+    [
+        ["a="], ["a:int="], ["=x"], [":int=$.x"], ["a:=$.x"], ["a:b:int=$.x"], ["  "], [" =x"],
+        ["size", "size=$.id"], ["size", "Size=$.id"], ["Date=$.a"], ["HOUR"],
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_meant_are_refused(specs: list[str]) -> None:
+    with pytest.raises(feed_dump.UsageError, match=re.escape(f"--column {specs[-1]}: ")):
+        feed_dump.columns(specs)
+
+
+def test_columns_have_a_name_a_type_and_a_path() -> None:
+    assert feed_dump.columns(
+        ["a:int[]=$.x", "b=x", "s[?(@.n == 'x')].md5", "c=$.a[?(@.b=='c:d')]", "signers details"]
+    ) == (
+        ("a", "$.x", "int[]"),
+        ("b", "$.attributes.x", ""),
+        ("s[?(@.n == 'x')].md5", "$.attributes.s[?(@.n == 'x')].md5", ""),
+        ("c", "$.a[?(@.b=='c:d')]", ""),
+        ("signers details", "$.attributes.'signers details'", ""),
+    )
+
+
+@pytest.mark.parametrize(
     "args",
     [
         ("--column", "a"), ("--format", "csv"), ("--where", "$["), ("--format", "parquet", "--column", "a=$["),
         ("--format", "parquet", "--column", "a:decimal=$.a"), ("--format", "parquet", "--column", "date=$.a"),
-        ("--from", "yesterday"), ("--to", "202611220000"), ("--from", ""),
+        ("--jobs", "-1"), ("--from", "yesterday"), ("--to", "202611220000"), ("--from", ""),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said_before_anything_is_asked(
