@@ -54,6 +54,7 @@ import tarfile
 import time
 import tomllib
 import urllib.parse
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -399,7 +400,7 @@ def settled(dump: Dump, package: Path, form: str) -> Dump:
 def settled_by_oldest(dump: Dump, packages: dict[int, tuple[Path, str]]) -> None:
     """Settles the columns' types by the oldest whole one of an hour's `packages`, of which all will ask at once."""
     for _, package in sorted(packages.items()):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(Exception):  # `publish` meets it again, and tells it
             settled(dump, *package)
             return
 
@@ -1226,7 +1227,7 @@ def claimed(dump: Dump) -> Iterator[None]:
             if theirs != ours:
                 asked = theirs if isinstance(theirs, str) else shlex.join(theirs) or "without --where"
                 raise UsageError(f"{dump.out} holds another dump ({what} {asked}): name another --out")
-        if (types := root / TYPES).exists():
+        if (types := root / TYPES).exists():  # before a worker meets it, minute by minute
             agreed(types, {})
         sweep(root, file)
         yield
@@ -1513,9 +1514,9 @@ def verify(out: Path) -> int:
     if not there and not marked:
         raise UsageError(f"{out} holds no minutes of a feed")
     damaged, bad_lines = len(strays), 0
-    for path in strays:
+    for path in sorted(strays):
         print(f"damaged\t{printable(path)}\tin a folder of another hour")
-    misfits: dict[str, int] = {}
+    misfits: Counter[str] = Counter()
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         for path, (bad, reason, unfitting) in zip(sorted(files), workers.map(check, sorted(files)), strict=True):
             bad_lines += bad
@@ -1526,7 +1527,7 @@ def verify(out: Path) -> int:
                 print(f"not JSON\t{printable(path)}\t{bad} lines")
             if unfitting:
                 print(f"null\t{printable(path)}\t{printable(listed(unfitting))} did not fit")
-            misfits |= {column: misfits.get(column, 0) + number for column, number in unfitting.items()}
+            misfits.update(unfitting)
     gaps = set(range(min(there | marked), max(there | marked))) - there - marked
     for gap in ranges(gaps).split(", ") if gaps else []:
         print(f"gap\t{gap}")
