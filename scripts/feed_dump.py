@@ -695,7 +695,7 @@ class Member(tarfile.TarInfo):
     """A member of an archive, whose headers do not fill the memory."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Member:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
         """As tarfile calls it for each header of 512 bytes. Raises tarfile.ReadError when it goes on too long."""
         member: Member = super().frombuf(buf, encoding, errors)
         if not member.isreg() and member.size > HEADER:  # of a file's content tarfile reads nothing by itself
