@@ -57,13 +57,14 @@ import tarfile
 import time
 import tomllib
 import urllib.parse
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn
+from typing import Annotated, Any, BinaryIO, NoReturn, TypedDict
 
 import aiohttp
 import aiolimiter
@@ -127,9 +128,14 @@ class Dump:
         """Whether the directory has the minute and all the artifacts wanted of it, or the word that there is none."""
         if not self.path(minute).exists():
             return not self.recheck and self.path(minute, ".missing").exists()
-        return not self.artifacts or set(self.artifacts) <= set(
-            artifact_index(self.path(minute, ".artifacts"))["kinds"]
-        )
+        if not self.artifacts:
+            return True
+        folder = self.path(minute, ".artifacts")
+        index = artifact_index(folder)
+        if not set(self.artifacts) <= set(index["kinds"]):
+            return False
+        there = {path.name for path in folder.iterdir()}
+        return all(file in there for file, of in index["files"].items() if of.get("kind") in self.artifacts)
 
 
 @dataclasses.dataclass
@@ -190,14 +196,18 @@ def columns(specs: list[str]) -> tuple[tuple[str, str, str], ...]:
     """`--column` arguments: NAME=JSONPATH, NAME:TYPE=JSONPATH, or an attribute's path. Raises UsageError."""
     chosen: dict[str, tuple[str, str, str]] = {}
     for spec in specs:
-        named = re.fullmatch(r"([^$=\[:]+)(?::(\w+(?:\[\])?))?=(.+)", spec, flags=re.DOTALL)
-        name, kind, path = named.groups() if named else (spec, None, spec)
-        if kind and kind.removesuffix("[]") not in KINDS:
+        parts = re.fullmatch(r"([^$=\[:]*)(?::([^$=]*))?=(.*)", spec, flags=re.DOTALL)
+        column, kind, path = parts.groups() if parts else (spec, None, spec)
+        if not column.strip() or not path.strip():
+            raise UsageError(f"--column {spec}: NAME=JSONPATH, NAME:TYPE=JSONPATH or an attribute's path is wanted")
+        if kind is not None and kind.removesuffix("[]") not in KINDS:
             raise UsageError(f"--column {spec}: no type {kind} ({', '.join(KINDS)}, each with [] for a list)")
-        if name in ("date", "hour"):
+        if column.lower() in ("date", "hour"):
             raise UsageError(f"--column {spec}: date and hour are the folders' columns; give it another name")
+        if column.lower() in chosen:  # to DuckDB and Spark, A is a
+            raise UsageError(f"--column {spec}: there is a column {chosen[column.lower()][0]}; give it another name")
         try:
-            chosen[name] = (name, dictpath.column(path), kind or "")
+            chosen[column.lower()] = (column, dictpath.column(path), kind or "")
         except ValueError as error:
             raise UsageError(f"--column {spec}: {error}") from None
     return tuple(chosen.values())
@@ -256,6 +266,16 @@ def blocks(package: BinaryIO, form: str = "bz2") -> Iterator[bytes]:
             raise ValueError(f"a line of over {LONGEST >> 20} MB")
     if any(rest):
         yield b"".join(rest)
+
+
+def split(block: bytes) -> list[bytes]:
+    """The lines of a `block`, blank ones left out."""
+    return [line for line in block.split(b"\n") if line and not line.isspace()]
+
+
+def json_lines(package: BinaryIO, form: str = "bz2") -> Iterator[bytes]:
+    """The lines of a `package` (see `decompressed`), JSON or not."""
+    return (line for block in blocks(package, form) for line in split(block))
 
 
 class _Object(msgspec.Struct):
@@ -348,33 +368,50 @@ def kind_of(path: str, types: set[type]) -> str:
     return kind + "[]" * several
 
 
+TYPES = ".feed_dump.types.json"  # the record of the columns' types in a directory
+
+
 def settled(dump: Dump, package: Path, form: str) -> Dump:
     """`dump` with a type for each column: as on record in the directory, else as the lines of `package` suggest.
 
     All of its lines count, as few or none may be kept. The first record counts for all minutes, runs and machines, so
-    that all files agree.
+    that all files agree; a ? in it marks a type that no value suggested.
     """
     open_columns = {name: path for name, path, kind in dump.columns if not kind}
     if not open_columns:
         return dump
-    record = Path(dump.out) / ".feed_dump.types.json"
+    record = Path(dump.out) / TYPES
     if not record.exists():
         types: dict[str, set[type]] = {name: set() for name in open_columns}
         with open(package, "rb") as source:
-            for line in (line for block in blocks(source, form) for line in block.split(b"\n")):
+            for line in json_lines(source, form):
                 item = parse(line) or {}
                 for name, path in open_columns.items():
                     for value in matches(item, path):
                         types[name].add(type(value))
                         if isinstance(value, list):
                             types[name].update(dict if isinstance(v, list) else type(v) for v in value)
-        agreed(record, {name: kind_of(path, types[name]) for name, path in open_columns.items()})
-    kinds = json.loads(record.read_text(encoding="utf-8"))
-    return dataclasses.replace(dump, columns=tuple((name, at, kind or kinds[name]) for name, at, kind in dump.columns))
+        unseen = {name for name, seen in types.items() if not seen - {type(None), list}}
+        kinds = {name: kind_of(path, types[name]) + "?" * (name in unseen) for name, path in open_columns.items()}
+        agreed(record, kinds)
+    kinds = agreed(record, {})
+    columns = tuple((name, at, kind or kinds[name].rstrip("?")) for name, at, kind in dump.columns)
+    return dataclasses.replace(dump, columns=columns)
+
+
+def settled_by_oldest(dump: Dump, packages: dict[int, tuple[Path, str]]) -> None:
+    """Settles the columns' types by the oldest whole one of an hour's `packages`, of which all will ask at once."""
+    for _, package in sorted(packages.items()):
+        with contextlib.suppress(Exception):  # `publish` meets it again, and tells it
+            settled(dump, *package)
+            return
 
 
 def agreed(path: Path, value: Any) -> Any:
-    """What the runs on a directory agree on at `path`: the `value` of the first that came. Raises OSError."""
+    """What the runs on a directory agree on at `path`: the `value` of the first that came.
+
+    Raises OSError, and UsageError when what is there is none of these.
+    """
     if not path.exists():
         part = temporary(path)
         try:
@@ -390,7 +427,13 @@ def agreed(path: Path, value: Any) -> Any:
                 os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        there = None
+    if type(there) is not type(value):
+        raise UsageError(f"{path} is damaged: delete it and run again")
+    return there
 
 
 def fitted(value: Any, kind: str) -> Any:
@@ -483,7 +526,7 @@ def publish(dump: Dump, minute: int, package: Path, *, form: str = "bz2", accept
             parquet = dump.format == "parquet"
             write = stack.enter_context(parquet_sink(part, dump, outcome) if parquet else sink(part, dump.format))
         for block in blocks(source, form):
-            lines = [line for line in block.split(b"\n") if line and not line.isspace()]
+            lines = split(block)
             kept, rejected = sift(lines, dump.where)
             outcome.rejected += len(rejected)
             if rejected and not accept:
@@ -695,6 +738,7 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
         if isinstance(error, OSError) and error.errno:  # bz2 raises OSError without a number
             raise
         raise ValueError(f"bad tar.bz2: {error}") from None
+    settled_by_oldest(dump, packages)
     return packages
 
 
@@ -753,17 +797,16 @@ def links(dump: Dump, minute: int) -> list[Link]:
     links differ (a sample but once: its hash says that it is the same)."""
     found: dict[str, Link] = {}
     with open(dump.path(minute), "rb") as package:
-        for block in blocks(package, dump.format):
-            for line in filter(is_json, block.split(b"\n")):
-                item = parse(line) or {}
-                context = item.get("context_attributes")
-                for kind in dump.artifacts:
-                    url = context.get(LINKS[kind]) if isinstance(context, dict) else None
-                    if isinstance(url, str) and url:
-                        link = Link(kind, str(item.get("id")), url)
-                        if kind != "file" and found.get(link.name, link).url != url:
-                            link = dataclasses.replace(link, second=True)
-                        found.setdefault(link.name, link)
+        for line in filter(is_json, json_lines(package, dump.format)):
+            item = parse(line) or {}
+            context = item.get("context_attributes")
+            for kind in dump.artifacts:
+                url = context.get(LINKS[kind]) if isinstance(context, dict) else None
+                if isinstance(url, str) and url:
+                    link = Link(kind, str(item.get("id")), url)
+                    if kind != "file" and found.get(link.name, link).url != url:
+                        link = dataclasses.replace(link, second=True)
+                    found.setdefault(link.name, link)
     return list(found.values())
 
 
@@ -800,18 +843,24 @@ def store(part: Path, final: Path, link: Link) -> None:
                 raise ValueError(f"not the sample, but one with SHA-256 {digest}")
             sample.seek(0)
             options = {"compression": pyzipper.ZIP_DEFLATED, "encryption": pyzipper.WZ_AES}
-            with pyzipper.AESZipFile(whole, "w", **options) as archive:
-                archive.setpassword(b"infected")
-                with archive.open(digest, "w", force_zip64=True) as member:
-                    shutil.copyfileobj(sample, member, CHUNK)
+            with open(whole, "wb") as packed:
+                archive = pyzipper.AESZipFile(packed, "w", **options)
+                try:
+                    archive.setpassword(b"infected")
+                    with archive.open(digest, "w", force_zip64=True) as member:
+                        shutil.copyfileobj(sample, member, CHUNK)
+                    archive.close()
+                finally:
+                    archive.fp = None  # else it closes itself again, and makes a ValueError of a full disk's OSError
 
 
 async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     """Fetches what the minute's lines link to, beside it; writes index.json once nothing is left to be had.
 
-    The index names the kinds, each file's id and kind, and what is not to be had: VirusTotal has it no longer (404), or
-    the link is none of VirusTotal's (see own_link) and nobody is asked. Raises VirusTotalError when the key or its
-    quota is refused, OSError when the disk is full: no other artifact would do better.
+    The index names the kinds, each file's id, kind and SHA-256 (of a sample: of its zip), and what is not to be had:
+    VirusTotal has it no longer (404), or the link is none of VirusTotal's (see own_link) and nobody is asked. Raises
+    VirusTotalError when the key or its quota is refused, OSError when the disk is full: no other artifact would do
+    better.
     """
     wanted = await means.work(links, dump, outcome.minute)
     folder = dump.path(outcome.minute, ".artifacts")
@@ -850,9 +899,11 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
         outcome.unfinished = f"{len(failed)} of {len(wanted)} artifacts failed, the first: {failed[0]}"
         return
     index = artifact_index(folder)
-    files = {link.name: {"id": link.id, "kind": link.kind} for link in wanted if link.name not in gone}
+    links_of = {link.name: link for link in wanted if link.name not in gone}
+    sums = await means.work(digests, folder, list(links_of))
+    files = {name: {"id": link.id, "kind": link.kind, "sha256": sums[name]} for name, link in links_of.items()}
     index["kinds"] = sorted({*index["kinds"], *dump.artifacts})
-    index["files"] |= files
+    index["files"] = {name: of for name, of in (index["files"] | files).items() if name not in gone}
     index["gone"] = {name: reason for name, reason in (index["gone"] | gone).items() if name not in files}
     with whole_file(folder / "index.json") as part:
         part.write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -872,13 +923,29 @@ async def fetch_artifact(means: Means, link: Link, url: str, final: Path) -> Non
         part.unlink(missing_ok=True)
 
 
-def artifact_index(folder: Path) -> dict[str, Any]:
-    """The index.json of a minute's artifacts; an empty one if not all of them have ever been there."""
+class Index(TypedDict):
+    """What an index.json of artifacts holds (see fetch_artifacts)."""
+
+    kinds: list[str]
+    files: dict[str, dict[str, str]]
+    gone: dict[str, str]
+
+
+def artifact_index(folder: Path) -> Index:
+    """The index.json of a minute's artifacts; an empty one if it is damaged or not all of them have ever been there."""
     try:
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return msgspec.convert(json.loads((folder / "index.json").read_text(encoding="utf-8")), Index)
+    except (FileNotFoundError, ValueError):
         return {"kinds": [], "files": {}, "gone": {}}
-    return index
+
+
+def digests(folder: Path, names: list[str]) -> dict[str, str]:
+    """The SHA-256 of each of the files in a `folder`."""
+    sums = {}
+    for each in names:
+        with open(folder / each, "rb") as file:
+            sums[each] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 # The run: which minutes, how many at a time, what became of them.
@@ -1154,14 +1221,16 @@ def claimed(dump: Dump) -> Iterator[None]:
     options = ["--where", dump.where] if dump.where else []
     for column, path, kind in dump.columns:
         options += ["--column", f"{column}:{kind}={path}" if kind else f"{column}={path}"]
-    settings = {"feed": [dump.feed], dump.format: options}
+    settings: dict[str, Any] = {"feed": dump.feed, "format": dump.format, dump.format: options}
     with open(root / ".feed_dump", "a", encoding="utf-8") as file:
         lock(file, shared=True)
         for what, ours in settings.items():
             theirs = agreed(root / f".feed_dump.{what}.json", ours)
             if theirs != ours:
-                asked = shlex.join(theirs) or "without --where"
+                asked = theirs if isinstance(theirs, str) else shlex.join(theirs) or "without --where"
                 raise UsageError(f"{dump.out} holds another dump ({what} {asked}): name another --out")
+        if (types := root / TYPES).exists():  # before a worker meets it, minute by minute
+            agreed(types, {})
         sweep(root, file)
         yield
         sweep(root, file)
@@ -1186,7 +1255,8 @@ def sweep(root: Path, file: Any) -> None:
     before = time.time() - (0 if alone else 86400)
     for part in root.rglob(".*.part"):
         with contextlib.suppress(OSError):
-            if part.stat().st_mtime <= before:
+            # Only what `temporary` names: the directory may hold files of other programs.
+            if re.fullmatch(r"\.[0-9a-f]{12}\.part", part.name) and part.stat().st_mtime <= before:
                 part.unlink()
     lock(file, shared=True)
 
@@ -1285,6 +1355,10 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: 
     except Exception as error:  # no scheduler, or workers that lack what the script imports
         reason = str(error) or type(error).__name__
         raise UsageError(f"--scheduler {scheduler}: {reason}") from None
+    try:
+        pace = aiolimiter.AsyncLimiter(1, 60 / float(os.environ.get("VT_RATE") or 60_000))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"VT_RATE is a number over 0: {error}") from None
     module, this_run = Path(__file__).stem, os.urandom(4).hex()
 
     # A nested function travels by value: the scheduler need not import this script.
@@ -1293,15 +1367,47 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: 
 
         return importlib.import_module(module).on_worker(*args)
 
+    async def gone() -> bool:
+        """Whether Dask's client has given the scheduler up; while it connects anew it takes tasks and may lose them."""
+        while cluster.status == "connecting":  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.1)
+        return cluster.status != "running"
+
     async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
         key = f"feed_dump-{dump.feed}-{name(minute)}{'-hour' * hour}-{this_run}-{os.urandom(2).hex()}"
         args = (dataclasses.asdict(dump), minute, hour, os.environ.get("VT_HOST"))
+        end = Outcome(minute, "stop", f"the scheduler {scheduler} is gone: start it and run again", 1)
+        await pace.acquire()  # here, as a worker makes a client for each task
+        if await gone():
+            return [end]
         try:
             # A dead worker's tasks go to another; what it had already published, the directory tells that one.
             outcomes = await cluster.submit(task, *args, key=key, pure=False, retries=2)
         except Exception as error:
+            if await gone():
+                return [end]
             return [Outcome(minute, "by-minute" if hour else "failed", f"{type(error).__name__}: {error}")]
         return [Outcome(**outcome) for outcome in outcomes]
+
+    return fetch_one
+
+
+def telling_of_types(dump: Dump, fetch_unit: FetchUnit) -> FetchUnit:
+    """`fetch_unit`, which says it when columns become text because the minute that settled them had no values."""
+    record = Path(dump.out) / TYPES
+    told = record.exists()
+
+    async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
+        nonlocal told
+        outcomes = await fetch_unit(minute, hour)
+        if not told and record.exists():
+            told = True
+            if unseen := [column for column, kind in agreed(record, {}).items() if kind.endswith("?")]:
+                say(
+                    f"{', '.join(unseen)}: string, as the first minute has no value to tell the type by "
+                    "(NAME:int=… gives one, in another --out)"
+                )
+        return outcomes
 
     return fetch_one
 
@@ -1327,7 +1433,7 @@ async def feed_dump(
                 fetch_one = unit_fetcher(dump, client, workers, 2 * run.jobs)
             shown = asyncio.create_task(show(run))
             try:
-                await run.go(fetch_one)
+                await run.go(telling_of_types(dump, fetch_one))
             except asyncio.CancelledError:
                 run.ended = "interrupted", 130
             finally:
@@ -1387,24 +1493,32 @@ def verify(out: Path) -> int:
     """
     there: set[int] = set()
     marked: set[int] = set()
-    files = []
+    files, strays = [], []
+    layout = Dump("", str(out))
     for path in out.glob("date=*/hour=*/*"):
         found = re.fullmatch(r"(_?)(\d{12})(\.[a-z0-9.]+)", path.name)
         minute = named(found[2]) if found else None
         if found is None or minute is None:
             continue
-        if found[3] in SUFFIXES.values() and not found[1]:
+        data = found[3] in SUFFIXES.values() and not found[1]
+        if not data and found[3] not in (".missing", ".artifacts", ".rejected"):
+            continue
+        if path.parent != layout.path(minute).parent:
+            strays.append(path)
+        elif data:
             there.add(minute)
             files.append(path)
         elif found[3] == ".missing":
             marked.add(minute)
-        elif found[3] == ".artifacts":
+        else:
             files.append(path)
     marked -= there
     if not there and not marked:
         raise UsageError(f"{out} holds no minutes of a feed")
-    damaged = bad_lines = 0
-    misfits: dict[str, int] = {}
+    damaged, bad_lines = len(strays), 0
+    for path in sorted(strays):
+        print(f"damaged\t{printable(path)}\tin a folder of another hour")
+    misfits: Counter[str] = Counter()
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         for path, (bad, reason, unfitting) in zip(sorted(files), workers.map(check, sorted(files)), strict=True):
             bad_lines += bad
@@ -1415,7 +1529,7 @@ def verify(out: Path) -> int:
                 print(f"not JSON\t{printable(path)}\t{bad} lines")
             if unfitting:
                 print(f"null\t{printable(path)}\t{printable(listed(unfitting))} did not fit")
-            misfits |= {column: misfits.get(column, 0) + number for column, number in unfitting.items()}
+            misfits.update(unfitting)
     gaps = set(range(min(there | marked), max(there | marked))) - there - marked
     for gap in ranges(gaps).split(", ") if gaps else []:
         print(f"gap\t{gap}")
@@ -1442,28 +1556,22 @@ def check(path: Path) -> tuple[int, str, dict[str, int]]:
                 for _ in parquet.iter_batches():
                     pass
                 return 0, "", json.loads((parquet.metadata.metadata or {}).get(MISFITS.encode(), b"{}"))
-            lines = (line for block in blocks(file, path.suffix[1:]) for line in block.split(b"\n"))
-            return sum(not is_json(line) for line in lines if line and not line.isspace()), "", {}
+            form = "plain" if path.suffix == ".rejected" else path.suffix[1:]
+            return sum(not is_json(line) for line in json_lines(file, form)), "", {}
     except Exception as error:  # whatever a damaged file makes its reader raise
         return 0, str(error) or type(error).__name__, {}
 
 
 def check_artifacts(folder: Path) -> str:
-    """What is wrong with the artifacts of a minute; only the samples' zips hold a checksum."""
+    """What is wrong with the artifacts of a minute."""
     index = artifact_index(folder)
     if not index["kinds"]:
         return "not all of its artifacts are there yet"
-    for name, of in index["files"].items():
-        if not (folder / name).is_file():
-            return f"{name} is not there"
-        if of["kind"] == "file":
-            import pyzipper
-
-            with pyzipper.AESZipFile(folder / name) as archive:
-                archive.setpassword(b"infected")
-                if archive.testzip():
-                    return f"{name} is broken"
-    return ""
+    there = [file for file in index["files"] if (folder / file).is_file()]
+    sums = digests(folder, there)
+    wrong = dict.fromkeys(index["files"].keys() - sums.keys(), "is not there")
+    wrong |= {file: "is damaged" for file in there if sums[file] != index["files"][file].get("sha256", sums[file])}
+    return ", ".join(f"{file} {what}" for file, what in sorted(wrong.items()))
 
 
 def link_kinds(feed: str, artifacts: str, samples: bool, form: Format) -> tuple[str, ...]:
@@ -1503,7 +1611,10 @@ def main(
     ] = False,
     scheduler: Annotated[str, typer.Option(help="A Dask scheduler whose workers fetch, e.g. tcp://host:8786.")] = "",
     jobs: Annotated[
-        int, typer.Option(help="Minutes in hand at once. [default: 4 a core, 64 with --scheduler]", show_default=False)
+        int,
+        typer.Option(
+            min=0, help="Minutes in hand at once. [default: 4 a core, 64 with --scheduler]", show_default=False
+        ),
     ] = 0,
     apikey: Annotated[str, typer.Option(help="Better: VT_API_KEY or ~/.vt.toml.")] = "",
 ) -> int:
@@ -1512,6 +1623,8 @@ def main(
         if not directory or not directory.is_dir():
             raise UsageError("verify wants the directory of a dump")
         return verify(directory)
+    if scheduler and apikey:
+        raise UsageError("--apikey does not travel to --scheduler's workers: set VT_API_KEY where they run")
     feed = what.replace("-", "_")
     if feed not in FEEDS or directory:
         raise UsageError(

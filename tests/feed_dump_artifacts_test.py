@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,68 @@ def test_a_sample_is_a_zip_with_a_password_and_no_other_file(server: Server, run
     archived[len(archived) // 2] ^= 1
     (folder / f"{sha}.zip").write_bytes(archived)
     assert run("feed_dump", "verify", tmp_path / "d").returncode == 3
+
+
+def test_what_verify_tells_to_delete_the_next_run_fetches(server: Server, run: Run, tmp_path: Path) -> None:
+    contents = behaviours(server, server.url, [f"{i:064x}" for i in range(3)])
+    serve(server, contents)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    assert run(*args, server=server).returncode == 0
+    whole = artifacts(tmp_path / "d")
+    folder = tmp_path / "d" / layout(START, ".artifacts")
+    short, lost, gone = sorted(folder.glob("*.pcap"))
+    short.write_bytes(short.read_bytes()[:-1])
+    lost.unlink()
+    result = run("feed_dump", "verify", tmp_path / "d")
+    assert result.returncode == 3 and "1 damaged (delete them and run the dump again)" in result.stderr
+    assert result.stdout == f"damaged\t{folder}\t{short.name} is damaged, {lost.name} is not there\n"
+    short.unlink()
+    server.seen.clear()
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == 2
+    assert artifacts(tmp_path / "d") == whole
+    # Another kind is not missed by a run that did not ask for it; and what is no longer to be had is so noted.
+    assert run(*args[:-1], "html", server=server).returncode == 0
+    gone.unlink()
+    server.answer("/file_behaviours/token2/pcap", error(404, "NotFoundError"))
+    server.seen.clear()
+    assert run(*args[:-1], "html", server=server).returncode == 0 and not server.seen
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == 1
+    assert run(*args, server=server).returncode == 0 and len(server.seen) == 1
+    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"kinds": ["pcap"]}'])
+def test_a_damaged_index_is_written_anew(server: Server, run: Run, tmp_path: Path, content: str) -> None:
+    contents = behaviours(server, server.url, [SHA])
+    serve(server, contents)
+    args = ("feed_dump", "file_behaviours", *RANGE, "--out", tmp_path / "d", "--artifacts", "pcap")
+    run(*args, server=server)
+    whole = artifacts(tmp_path / "d")
+    (tmp_path / "d" / layout(START, ".artifacts") / "index.json").write_text(content)
+    assert "not all of its artifacts are there yet" in run("feed_dump", "verify", tmp_path / "d").stdout
+    server.seen.clear()
+    assert run(*args, server=server).returncode == 0
+    assert artifacts(tmp_path / "d") == whole and not server.seen
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit on a file's size stands in for the full disk")
+def test_a_disk_that_is_full_in_mid_zip_ends_the_run_at_once(server: Server, tmp_path: Path) -> None:
+    import resource
+
+    sample = os.urandom(19_990)  # noise: its zip is larger
+    sha = hashlib.sha256(sample).hexdigest()
+    link = f"{server.url}/api/v3/feeds/files/t1/download"
+    server.answer(f"/feeds/files/{START}", body(package([{"id": sha, "context_attributes": {"download_url": link}}])))
+    server.answer("/feeds/files/t1/download", body(sample))
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / "feed_dump.py", "files", *RANGE, "--out", tmp_path / "d", "--files"],
+        env=environment(tmp_path, server), capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert f"cannot write to {tmp_path / 'd'}: File too large" in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and len(server.seen) == 2, "nothing is fetched again"
+    assert artifacts(tmp_path / "d") == {}
 
 
 def test_killed_runs_leave_whole_artifacts_and_a_last_run_the_rest(server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import feed_dump
 import pytest
-from conftest import KEY, SCRIPTS, Server, environment, error
+from aiohttp import web
+from conftest import KEY, SCRIPTS, Handler, Server, environment, error
 from feed_dump_kill_test import PATIENT, Gate, caught, end
 from feed_dump_test import files, layout, minutes, publish
 
@@ -73,8 +76,8 @@ def cluster(tmp_path: Path, server: Server) -> Iterator[Cluster]:
     running.close()
 
 
-def dump(tmp_path: Path, server: Server | None, out: Path, *args: str) -> subprocess.Popen[str]:
-    env = environment(tmp_path, server)
+def dump(tmp_path: Path, server: Server | None, out: Path, *args: str, **extra: str) -> subprocess.Popen[str]:
+    env = environment(tmp_path, server, **extra)
     env.pop("VT_API_KEY", None)  # the workers' environment has it, this process needs none
     command = [sys.executable, str(SCRIPTS / "feed_dump.py"), "files", "--from", NAMES[0], "--to", "202611220400"]
     return subprocess.Popen(
@@ -132,3 +135,61 @@ def test_no_scheduler_is_an_error_of_one_line(server: Server, tmp_path: Path) ->
     args = ("--scheduler", "tcp://127.0.0.1:1")
     code, stderr = end(dump(tmp_path, server, tmp_path / "d", *args), timeout=60)
     assert code == 2 and "tcp://127.0.0.1:1" in stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "said"), [(("--apikey", KEY), {}, "--apikey"), ((), {"VT_RATE": "0"}, "VT_RATE")]
+)
+def test_what_would_have_no_effect_is_refused(
+    server: Server, cluster: Cluster, tmp_path: Path, args: tuple[str, ...], env: dict[str, str], said: str
+) -> None:
+    code, stderr = end(dump(tmp_path, server, tmp_path / "d", "--scheduler", cluster.address, *args, **env))
+    assert code == 2 and said in stderr and len(stderr.splitlines()) == 1 and KEY not in stderr
+
+
+def test_the_rate_bounds_what_all_workers_ask_for(server: Server, cluster: Cluster, tmp_path: Path) -> None:
+    publish(server, NAMES[:6])
+    cluster.env["VT_RATE"] = "1"  # of the workers' own: no task makes a second request
+    cluster.worker(), cluster.worker()
+    asked: list[float] = []
+    for name in NAMES[:6]:
+        server.answer(f"/feeds/files/{name}", noting(asked, server.handlers[f"/feeds/files/{name}"]))
+    args = ("--scheduler", cluster.address, "--jobs", "2")
+    code, stderr = end(dump(tmp_path, server, tmp_path / "d", *args, VT_RATE="120"), timeout=90)
+    assert code == 3 and len(asked) == 6, stderr
+    # The first is answered before the second is sent, so that four intervals of half a second lie between the others.
+    assert asked[-1] - asked[0] > 1.9
+
+
+def noting(times: list[float], handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        times.append(time.monotonic())
+        return await handler(request)
+
+    return handle
+
+
+def test_a_follower_whose_scheduler_dies_ends(
+    server: Server, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distributed
+
+    publish(server, NAMES[:3])
+    cluster.worker()
+    patient = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, **kw: patient(address, **kw | {"timeout": 1}))
+    monkeypatch.setattr(feed_dump, "POLL", 0.1)
+    monkeypatch.setenv("VT_HOST", server.url)
+    settings = feed_dump.Dump("files", str(tmp_path / "d"))
+
+    async def follow() -> feed_dump.Run:
+        first = feed_dump.named(NAMES[0])
+        run = asyncio.create_task(feed_dump.feed_dump(settings, first, None, follow=True, scheduler=cluster.address))
+        while len(files(tmp_path / "d")) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        cluster.processes[0].kill()
+        async with asyncio.timeout(60):
+            return await run
+
+    run = asyncio.run(follow())
+    assert run.ended == (f"the scheduler {cluster.address} is gone: start it and run again", 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import datetime
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,20 +197,82 @@ def test_a_where_that_keeps_nothing_and_what_is_no_directory_are_said(server: Se
     assert "error: filez: not a feed" in run("feed_dump", "filez", *RANGE).stderr
 
 
-def test_one_directory_is_one_dump(server: Server, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("there", "asked", "said"),
+    [
+        ({}, {"feed": "urls"}, "feed files"),
+        ({}, {"format": "zst"}, "format bz2"),
+        ({}, {"where": "$.id"}, "bz2 without --where"),
+        ({"format": "zst", "where": "$[?(@.size > 1)]"}, {"where": ""}, "zst --where '$[?(@.size > 1)]'"),
+        (
+            {"format": "parquet", "columns": ["size", "n:int=$.n"]}, {"columns": ["size"]},
+            "parquet --column 'size=$.attributes.size' --column 'n:int=$.n'",
+        ),
+    ],
+)  # fmt: skip
+def test_one_directory_is_one_dump(tmp_path: Path, there: dict[str, Any], asked: dict[str, Any], said: str) -> None:
+    def dump(feed: str = "files", columns: Sequence[str] = (), **settings: str) -> feed_dump.Dump:
+        return feed_dump.Dump(feed, str(tmp_path), columns=feed_dump.columns(columns), **settings)
+
+    for _ in range(2):
+        with feed_dump.claimed(dump(**there)):
+            pass
+    refused = pytest.raises(feed_dump.UsageError, match=re.escape(f"holds another dump ({said}): name another --out"))
+    with refused, feed_dump.claimed(dump(**there | asked)):
+        pass
+
+
+def test_a_directory_of_an_earlier_version_is_known(tmp_path: Path) -> None:
+    (tmp_path / ".feed_dump.feed.json").write_text('"files"')
+    (tmp_path / ".feed_dump.bz2.json").write_text("[]")
+    with feed_dump.claimed(feed_dump.Dump("files", str(tmp_path))):
+        pass
+
+
+@pytest.mark.parametrize(("what", "content"), [("feed", ""), ("format", "{"), ("parquet", "5"), ("types", "[]")])
+def test_a_damaged_record_is_named(server: Server, run: Run, tmp_path: Path, what: str, content: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / f"d/.feed_dump.{what}.json").write_text(content)
+    result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", "--format", "parquet", server=server)
+    assert result.returncode == 2 and not server.seen
+    assert result.stderr == f"error: {tmp_path / 'd'}/.feed_dump.{what}.json is damaged: delete it and run again\n"
+
+
+def test_a_column_without_a_value_in_the_first_minute_is_told(server: Server, run: Run, tmp_path: Path) -> None:
     publish(server, NAMES)
-    parquet = ("--format", "parquet", "--column", "size", "--column", "n:int=$.n")
-    for there in ((), ("--format", "zst", "--where", "$[?(@.size > 1)]"), parquet):
-        run("feed_dump", "files", *RANGE, *there, "--out", tmp_path / "d", server=server)
-    for args, said in (
-        (("urls", *RANGE), "feed files"),
-        (("files", *RANGE, "--where", "$.id"), "bz2 without --where"),
-        (("files", *RANGE, "--format", "zst"), "zst --where '$[?(@.size > 1)]'"),
-        (("files", *RANGE, *parquet[:-2]), "parquet --column 'size=$.attributes.size' --column 'n:int=$.n'"),
-    ):
-        result = run("feed_dump", *args, "--out", tmp_path / "d", server=server)
-        assert result.returncode == 2
-        assert f"{tmp_path / 'd'} holds another dump ({said}): name another --out" in result.stderr
+    nulls = [{"attributes": {"size": 1, "late": None, "lists": []}}]
+    server.answer(f"/feeds/files/{START}", body(package(nulls)))
+    args = ("--format", "parquet", *(part for c in ("size", "late", "lists", "n:int=$.n") for part in ("--column", c)))
+    result = run("feed_dump", "files", *RANGE, *args, "--out", tmp_path / "d", server=server)
+    assert result.stderr.count("\n") == 2 and result.stderr.startswith("late, lists: string, as the first minute has")
+    schema = pq.read_schema(tmp_path / "d" / layout(NAMES[1], ".parquet"))
+    assert [str(kind) for kind in schema.types] == ["int64", "string", "list<element: string>", "int64"]
+    again = run("feed_dump", "files", *RANGE, *args, "--out", tmp_path / "d", server=server)
+    assert again.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        ["a="], ["a:int="], ["=x"], [":int=$.x"], ["a:=$.x"], ["a:b:int=$.x"], ["  "], [" =x"],
+        ["size", "size=$.id"], ["size", "Size=$.id"], ["Date=$.a"], ["HOUR"],
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be_meant_are_refused(specs: list[str]) -> None:
+    with pytest.raises(feed_dump.UsageError, match=re.escape(f"--column {specs[-1]}: ")):
+        feed_dump.columns(specs)
+
+
+def test_columns_have_a_name_a_type_and_a_path() -> None:
+    assert feed_dump.columns(
+        ["a:int[]=$.x", "b=x", "s[?(@.n == 'x')].md5", "c=$.a[?(@.b=='c:d')]", "signers details"]
+    ) == (
+        ("a", "$.x", "int[]"),
+        ("b", "$.attributes.x", ""),
+        ("s[?(@.n == 'x')].md5", "$.attributes.s[?(@.n == 'x')].md5", ""),
+        ("c", "$.a[?(@.b=='c:d')]", ""),
+        ("signers details", "$.attributes.'signers details'", ""),
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +280,7 @@ def test_one_directory_is_one_dump(server: Server, run: Run, tmp_path: Path) -> 
     [
         ("--column", "a"), ("--format", "csv"), ("--where", "$["), ("--format", "parquet", "--column", "a=$["),
         ("--format", "parquet", "--column", "a:decimal=$.a"), ("--format", "parquet", "--column", "date=$.a"),
-        ("--from", "yesterday"), ("--to", "202611220000"), ("--from", ""),
+        ("--jobs", "-1"), ("--from", "yesterday"), ("--to", "202611220000"), ("--from", ""),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said_before_anything_is_asked(

@@ -188,7 +188,10 @@ def test_a_line_that_stays_broken_costs_only_itself(
     else:
         assert read_zst(tmp_path / "d" / layout(FAULTY, ".jsonl.zst")) == good
         assert files(tmp_path / "d")[layout(FAULTY, ".rejected")] == bad + b"\n"
-    assert run("feed_dump", "verify", tmp_path / "d").returncode == 0
+    verified = run("feed_dump", "verify", tmp_path / "d")
+    assert verified.returncode == 0 and " 1 lines not JSON" in verified.stderr
+    path = layout(FAULTY, ".jsonl.bz2" if form == "bz2" else ".rejected")
+    assert verified.stdout == f"not JSON\t{tmp_path / 'd' / path}\t1 lines\n"
 
 
 def test_a_line_hurt_on_its_way_is_whole_when_asked_again(server: Server, run: Run, tmp_path: Path) -> None:
@@ -265,3 +268,16 @@ def test_verify_names_what_is_damaged_and_what_is_not_there(
         ["damaged", str(empty)],
         ["gap", f"{NAMES[6]} to {NAMES[7]}"],
     ]
+
+
+def test_verify_misses_a_minute_that_stands_in_another_hours_folder(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, NAMES)
+    out = tmp_path / "d"
+    run("feed_dump", "files", "--from", NAMES[0], "--to", minutes(12, 1)[0], "--out", out, server=server)
+    stray = out / layout(NAMES[3]).replace("hour=00", "hour=05")
+    stray.parent.mkdir()
+    (out / layout(NAMES[3])).rename(stray)
+    (stray.parent / f"{NAMES[4]}.txt").write_text("a user's own")
+    result = run("feed_dump", "verify", out)
+    assert result.returncode == 3 and " 1 damaged" in result.stderr and " 1 minutes in gaps" in result.stderr
+    assert result.stdout == f"damaged\t{stray}\tin a folder of another hour\ngap\t{NAMES[3]}\n"

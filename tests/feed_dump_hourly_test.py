@@ -9,10 +9,11 @@ import tarfile
 from pathlib import Path
 
 import feed_dump
+import pyarrow.parquet as pq
 import pytest
 from conftest import KEY, Run, Server, error
 from feed_dump_faults_test import read_zst
-from feed_dump_test import body, files, layout, minutes, publish
+from feed_dump_test import body, files, layout, minutes, package, publish
 
 HOUR = minutes(60, 60)
 RANGE = ("--from", "202611220058", "--to", "202611220202", "--hourly")
@@ -50,6 +51,18 @@ def test_an_hourly_archive_gives_the_same_files_for_one_request(
         "GET /feeds/files/202611220058", "GET /feeds/files/202611220059", "GET /feeds/files/202611220200",
         "GET /feeds/files/202611220201", "GET /feeds/files/hourly/2026112201",
     ]  # fmt: skip
+
+
+def test_the_oldest_minute_of_an_hour_settles_the_types(server: Server, run: Run, tmp_path: Path) -> None:
+    packages = {name: package([{"attributes": {"n": ["text"]}}]) for name in HOUR}
+    packages[HOUR[0]] = packages[HOUR[0]][:-5]  # broken: settles nothing
+    # This one takes the longest, so that it comes last of all that start together.
+    packages[HOUR[1]] = package([{"attributes": {"n": 1.5, "more": "x" * 1_000_000}}] * 20)
+    publish(server, NAMES)
+    hours(server, archive(packages))
+    args = ("--from", HOUR[0], "--to", "202611220200", "--hourly", "--format", "parquet", "--column", "n")
+    run("feed_dump", "files", *args, "--out", tmp_path / "d", server=server)
+    assert {str(pq.read_schema(path).field("n").type) for path in (tmp_path / "d").rglob("*.parquet")} == {"double"}
 
 
 def test_plain_members_become_packages_of_the_same_lines(server: Server, run: Run, tmp_path: Path) -> None:

@@ -185,10 +185,12 @@ def test_the_leftovers_of_the_dead_go_and_those_of_the_living_stay(server: Serve
     while not list(folder.glob(".*.part")):  # in the minute's own folder: the run's settings have parts of their own
         time.sleep(0.02)
         assert alive.poll() is None, alive.communicate()
-    left = folder / ".deadbeef.part"
-    left.write_bytes(b"BZh9")
+    left, not_ours = folder / ".0123deadbeef.part", out / ".film.part"
+    for part in (left, not_ours):
+        part.write_bytes(b"BZh9")
     assert end(start(tmp_path, server, out))[0] == 3  # it finds that only three minutes are available
-    assert len(list(out.rglob(".*.part"))) == 2, "nobody can tell the dead's from the living's yet"
+    assert len(list(folder.glob(".*.part"))) == 2, "nobody can tell the dead's from the living's yet"
     release.set()
     assert end(alive)[0] == 0
+    not_ours.unlink()
     assert files(out) == {layout(name): content for name, content in packages.items()}
