@@ -374,8 +374,7 @@ def settled(dump: Dump, package: Path, form: str) -> Dump:
 def agreed(path: Path, value: Any) -> Any:
     """What the runs on a directory agree on at `path`: the `value` of the first that came. Raises OSError."""
     if not path.exists():
-        part = temporary(path)
-        try:
+        with scratch(path) as part:
             with open(part, "w", encoding="utf-8") as file:
                 json.dump(value, file)
                 file.flush()
@@ -386,8 +385,6 @@ def agreed(path: Path, value: Any) -> Any:
                 pass
             except OSError:  # exFAT knows no links
                 os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -583,38 +580,38 @@ async def fetch(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] 
     `packed` is its package out of an hourly archive and the form of that; a bad one is asked for by itself.
     """
     final = dump.path(minute)
-    package = temporary(final)
-
-    async def once() -> Any:
-        nonlocal packed
-        if packed:
-            (path, form), packed = packed, None
-            with contextlib.suppress(ValueError):
-                return await means.work(publish, dump, minute, path, form=form)
-        await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
-        try:
-            return await means.work(publish, dump, minute, package)
-        except RejectedError:  # the line may have been hurt on its way: asked again once, then the good lines count
-            await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
-            return await means.work(publish, dump, minute, package, accept=True)
-
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             outcome = Outcome(minute, "present")
         else:
-            outcome = await means.retrying(name(minute), once)
+            outcome = await fetch_package(means, dump, minute, packed)
         if dump.artifacts:
             await fetch_artifacts(means, dump, outcome)
         return outcome
-    except VirusTotalError as error:
-        return Outcome(minute, *verdict(error))
-    except (OSError, BrokenExecutor) as error:  # a full disk; a worker process that the system killed
-        return Outcome(minute, "stop", local(error, dump), 1)
-    except Exception as error:  # whatever a line can make a library raise costs its minute, not all that follow
-        return Outcome(minute, "failed", f"{type(error).__name__}: {error}")
-    finally:
-        package.unlink(missing_ok=True)
+    except Exception as error:
+        return Outcome(minute, *verdict(error, dump))
+
+
+async def fetch_package(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] | None) -> Outcome:
+    """A minute's package into its file. Raises VirusTotalError, OSError, and whatever a line makes a library raise."""
+    with scratch(dump.path(minute)) as package:
+
+        async def once() -> Any:
+            nonlocal packed
+            if packed:
+                (path, form), packed = packed, None
+                with contextlib.suppress(ValueError):
+                    return await means.work(publish, dump, minute, path, form=form)
+            await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
+            try:
+                return await means.work(publish, dump, minute, package)
+            except RejectedError:  # the line may have been hurt on its way: asked again once, then the good lines count
+                await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
+                return await means.work(publish, dump, minute, package, accept=True)
+
+        outcome: Outcome = await means.retrying(name(minute), once)
+        return outcome
 
 
 async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
@@ -622,30 +619,26 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
 
     Without an archive the one outcome has the status "by-minute".
     """
-    archive = temporary(Path(dump.out) / "archive")
-    packages: dict[int, tuple[Path, str]] = {}
-
-    async def once() -> Any:
-        await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
-        return await means.work(unpack, dump, hour, archive)
-
     lacking = [minute for minute in range(hour, hour + 60) if not dump.done(minute)]
     if not lacking:  # another run, or the worker that died of this task, was here
         return []
-    try:
-        packages = await means.retrying(f"hour {name(hour)[:10]}", once)
+    with scratch(Path(dump.out) / "archive") as archive, contextlib.ExitStack() as stack:
+
+        async def once() -> Any:
+            await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
+            return await means.work(unpack, dump, hour, archive)
+
+        try:
+            packages: dict[int, tuple[Path, str]] = await means.retrying(f"hour {name(hour)[:10]}", once)
+        except Exception as error:
+            status, reason, exit_code = verdict(error, dump)
+            return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
+        for path, _ in packages.values():
+            stack.callback(path.unlink, missing_ok=True)
         fetching = (fetch(means, dump, minute, packages.get(minute)) for minute in lacking)
         # return_exceptions: a cancelled gather then waits for those that still read their packages.
         outcomes = await asyncio.gather(*fetching, return_exceptions=True)
         return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
-    except VirusTotalError as error:
-        status, reason, exit_code = verdict(error)
-        return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
-    except (OSError, BrokenExecutor) as error:
-        return [Outcome(hour, "stop", local(error, dump), 1)]
-    finally:
-        for path in [archive, *(path for path, _ in packages.values())]:
-            path.unlink(missing_ok=True)
 
 
 class Member(tarfile.TarInfo):
@@ -701,13 +694,24 @@ def temporary(final: Path) -> Path:
     return final.with_name(f".{os.urandom(6).hex()}.part")
 
 
-def local(error: Exception, dump: Dump) -> str:
-    """What went wrong on this machine, in a line."""
-    return f"cannot write to {dump.out}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+@contextmanager
+def scratch(final: Path) -> Iterator[Path]:
+    """A `temporary` name whose file, if there is one by then, is gone after the block."""
+    part = temporary(final)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def verdict(error: VirusTotalError) -> tuple[str, str, int]:
+def verdict(error: Exception, dump: Dump) -> tuple[str, str, int]:
     """What an error that did not heal means for a minute: status, reason, and the exit code if it ends the run."""
+    if isinstance(error, OSError):
+        return "stop", f"cannot write to {dump.out}: {error.strerror or error}", 1
+    if isinstance(error, BrokenExecutor):  # a worker process that the system killed
+        return "stop", str(error), 1
+    if not isinstance(error, VirusTotalError):  # what a line can make a library raise costs its minute, not all others
+        return "failed", f"{type(error).__name__}: {error}", 0
     reason = f"{error.code}: {error.message}"
     if error.status == 404 and not error.code.startswith("HTTP "):  # VirusTotal's word, not that of the storage
         return "missing", reason, 0
@@ -858,16 +862,13 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
 
 async def fetch_artifact(means: Means, link: Link, url: str, final: Path) -> None:
     """What is at `url` into the file `final`, whole. Raises VirusTotalError, OSError."""
-    part = temporary(final)
+    with scratch(final) as part:
 
-    async def once() -> None:
-        await download(means.client, url, to=part)
-        await means.work(store, part, final, link)
+        async def once() -> None:
+            await download(means.client, url, to=part)
+            await means.work(store, part, final, link)
 
-    try:
         await means.retrying(f"{link.kind} of {link.id}", once)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def artifact_index(folder: Path) -> dict[str, Any]:
@@ -1029,11 +1030,8 @@ class Run:
                 self.failed.discard(minute)
                 self.unmark(minute)
         for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
-            for step in (-1, 1):
-                at = minute + step
-                while self.dump.path(at, ".missing").exists():
-                    self.unmark(at)
-                    at += step
+            for at in self.row(minute) - {minute}:
+                self.unmark(at)
 
     def record(self, outcome: Outcome) -> None:
         """Counts an outcome, says what is unusual, and sets the pace."""
@@ -1104,13 +1102,8 @@ class Run:
 
     def mark_missing(self, minute: int) -> None:
         """Marks a 404; several in a row are no missing minutes but a failure, and lose their marks."""
-        row, longer = {minute}, False
-        for step in (-1, 1):
-            at = minute + step
-            while self.dump.path(at, ".missing").exists():
-                row.add(at)
-                at += step
-            longer |= at in self.gone
+        row = self.row(minute)
+        longer = not self.gone.isdisjoint((min(row) - 1, max(row) + 1))
         if len(row) < ROW and not longer:
             with whole_file(self.dump.path(minute, ".missing")) as marker:
                 marker.write_bytes(b"")
@@ -1122,6 +1115,16 @@ class Run:
             self.unmark(at)
         self.failed |= row
         self.gone |= row
+
+    def row(self, minute: int) -> set[int]:
+        """A minute and the marked ones that border on it."""
+        row = {minute}
+        for step in (-1, 1):
+            at = minute + step
+            while self.dump.path(at, ".missing").exists():
+                row.add(at)
+                at += step
+        return row
 
     def unmark(self, minute: int) -> None:
         """Takes the mark of a missing minute away, if it has one."""
@@ -1558,7 +1561,10 @@ def summary(run: Run, seconds: float) -> int:
         say(
             "--where kept no line: see that the path starts at the line ($.attributes…); in $.a[?(…)] @ is what is in a"
         )
-    if rest := [ranges(run.untried)] * bool(run.untried) + [f"{name(at)} and later" for at in [run.untried_from] if at]:
+    rest = [ranges(run.untried)] if run.untried else []
+    if run.untried_from:
+        rest.append(f"{name(run.untried_from)} and later")
+    if rest:
         lacks.append(f"not fetched: {', '.join(rest)}")
     if run.stop and run.not_yet is not None and not run.follow:
         lacks.append(f"not available yet: {name(run.not_yet)} and later")
