@@ -586,11 +586,18 @@ async def fetch(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] 
             outcome = Outcome(minute, "present")
         else:
             outcome = await fetch_package(means, dump, minute, packed)
-        if dump.artifacts:
-            await fetch_artifacts(means, dump, outcome)
+        if dump.artifacts and not ending():
+            with contextlib.suppress(asyncio.CancelledError):  # the minute itself is there, and counts
+                await fetch_artifacts(means, dump, outcome)
         return outcome
     except Exception as error:
         return Outcome(minute, *verdict(error, dump))
+
+
+def ending() -> bool:
+    """Whether this task has been told to end while it finished what it had in hand."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def fetch_package(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] | None) -> Outcome:
@@ -635,10 +642,12 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
             return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
         for path, _ in packages.values():
             stack.callback(path.unlink, missing_ok=True)
-        fetching = (fetch(means, dump, minute, packages.get(minute)) for minute in lacking)
-        # return_exceptions: a cancelled gather then waits for those that still read their packages.
-        outcomes = await asyncio.gather(*fetching, return_exceptions=True)
-        return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+        if ending():
+            return []
+        tasks = [asyncio.create_task(fetch(means, dump, minute, packages.get(minute))) for minute in lacking]
+        with contextlib.suppress(asyncio.CancelledError):  # what is in hand is finished by then, and counts
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [task.result() for task in tasks if not task.cancelled()]
 
 
 class Member(tarfile.TarInfo):
@@ -816,6 +825,8 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     quota is refused, OSError when the disk is full: no other artifact would do better.
     """
     wanted = await means.work(links, dump, outcome.minute)
+    if ending():
+        return
     folder = dump.path(outcome.minute, ".artifacts")
     folder.mkdir(exist_ok=True)
     gone: dict[str, str] = {}
@@ -1021,10 +1032,10 @@ class Run:
         late = await asyncio.gather(*running, return_exceptions=True)
         for outcome in [outcome for ended in late if isinstance(ended, list) for outcome in ended]:
             self.record(outcome)
-        cut = [unit for unit, ended in zip(running.values(), late, strict=True) if not isinstance(ended, list)]
-        for first, hour in [*self.again, *cut]:
+        for first, hour in [*self.again, *running.values()]:
             minutes = range(first, first + (60 if hour else 1))
             self.untried.update(m for m in minutes if not self.beyond(m) and not self.dump.done(m))
+        self.untried -= self.failed | self.missing
         if not self.follow:  # what was asked for beyond the first minute that is not there yet was asked too early
             for minute in {minute for minute in self.failed | self.missing if self.beyond(minute)}:
                 self.failed.discard(minute)
@@ -1230,13 +1241,16 @@ def pool(dump: Dump) -> Executor:
 
 def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
     """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work."""
+    executor = workers or ThreadPoolExecutor(bound)
 
     async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = functools.partial(function, *args, **kwargs)
-        future = asyncio.get_running_loop().run_in_executor(workers, call)
+        job = executor.submit(function, *args, **kwargs)
+        future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:  # the minute in hand is finished; it takes a second
+            if job.cancel():  # it has not begun
+                raise
             await asyncio.wait([future])
             if future.exception():
                 raise
