@@ -93,6 +93,7 @@ NOWHERE = 120  # 404s in a row after which no minute is believed to come
 RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
 LONGEST = 64 << 20  # bytes of a line; reports reach 1.2 MB, but some kB of bzip2 hold any number of them
+ARCHIVES = 2  # hours in hand at once: each is some 2 GB on disk, and as much again unpacked
 LARGEST = 16 << 30  # bytes of a download: an hour of reports is some 2 GB, the dump of a sandbox's memory as much
 SLOWEST = 1000  # bytes a second in the mean, below which a download is given up: a drip never ends
 MEMBERS = 1000  # of an hourly archive, which has 60: tarfile remembers each
@@ -531,11 +532,13 @@ class RejectedError(ValueError):
 
 @dataclasses.dataclass
 class Means:
-    """What fetching takes: a client, `work` that runs a function on another core, a bound on artifacts at once."""
+    """What fetching takes: a client, `work` that runs a function on another core, bounds on what is in hand at once."""
 
     client: VirusTotal
     work: Callable[..., Awaitable[Any]]
-    gate: asyncio.Semaphore
+    minutes: asyncio.Semaphore
+    archives: asyncio.Semaphore
+    gate: asyncio.Semaphore  # of artifacts
 
     async def retrying(self, what: str, once: Callable[[], Awaitable[Any]]) -> Any:
         """Calls `once` again while what it raises heals; a ValueError (a broken body) does. Messages name `what`."""
@@ -580,18 +583,19 @@ async def fetch(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] 
     `packed` is its package out of an hourly archive and the form of that; a bad one is asked for by itself.
     """
     final = dump.path(minute)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():
-            outcome = Outcome(minute, "present")
-        else:
-            outcome = await fetch_package(means, dump, minute, packed)
-        if dump.artifacts and not ending():
-            with contextlib.suppress(asyncio.CancelledError):  # the minute itself is there, and counts
-                await fetch_artifacts(means, dump, outcome)
-        return outcome
-    except Exception as error:
-        return Outcome(minute, *verdict(error, dump))
+    async with means.minutes:
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():
+                outcome = Outcome(minute, "present")
+            else:
+                outcome = await fetch_package(means, dump, minute, packed)
+            if dump.artifacts and not ending():
+                with contextlib.suppress(asyncio.CancelledError):  # the minute itself is there, and counts
+                    await fetch_artifacts(means, dump, outcome)
+            return outcome
+        except Exception as error:
+            return Outcome(minute, *verdict(error, dump))
 
 
 def ending() -> bool:
@@ -602,23 +606,32 @@ def ending() -> bool:
 
 async def fetch_package(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] | None) -> Outcome:
     """A minute's package into its file. Raises VirusTotalError, OSError, and whatever a line makes a library raise."""
-    with scratch(dump.path(minute)) as package:
+    held: tuple[Path, str] | None = None  # a package whole but for some lines
+    with scratch(dump.path(minute)) as first, scratch(dump.path(minute)) as second:
 
         async def once() -> Any:
-            nonlocal packed
-            if packed:
-                (path, form), packed = packed, None
-                with contextlib.suppress(ValueError):
-                    return await means.work(publish, dump, minute, path, form=form)
-            await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
+            nonlocal packed, held
+            source, packed = packed, None
+            from_archive = source is not None
+            if source is None:
+                source = second if held else first, "bz2"
+                await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=source[0])
             try:
-                return await means.work(publish, dump, minute, package)
-            except RejectedError:  # the line may have been hurt on its way: asked again once, then the good lines count
-                await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
-                return await means.work(publish, dump, minute, package, accept=True)
+                return await means.work(publish, dump, minute, source[0], form=source[1], accept=bool(held))
+            except RejectedError:  # a line may have been hurt on its way: asked again once, then the good lines count
+                held = source
+            except ValueError:
+                if not from_archive:
+                    raise
+            return await once()
 
-        outcome: Outcome = await means.retrying(name(minute), once)
-        return outcome
+        try:
+            outcome: Outcome = await means.retrying(name(minute), once)
+        except VirusTotalError:
+            if not held:
+                raise
+            outcome = await means.work(publish, dump, minute, held[0], form=held[1], accept=True)
+    return outcome
 
 
 async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
@@ -934,9 +947,10 @@ class Run:
         minute = self.start
         while self.stop is None or minute < self.stop:
             if self.hourly and minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop):
-                lacking = sum(not self.dump.done(each) for each in range(minute, minute + 60))
-                if lacking > 30:  # else the archive is more to carry than what is lacking
-                    self.present += 60 - lacking
+                hour = range(minute, minute + 60)
+                lines = dataclasses.replace(self.dump, artifacts=())  # which are all that an archive has
+                if sum(not lines.done(each) for each in hour) > 30:  # else it is more to carry than what is lacking
+                    self.present += sum(self.dump.done(each) for each in hour)
                     yield minute, True
                     minute += 60
                     continue
@@ -965,9 +979,12 @@ class Run:
                 if not running:
                     break
                 finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                outcomes = []
                 for task in finished:
-                    del running[task]
-                outcomes = [outcome for task in finished for outcome in task.result()]
+                    unit = running.pop(task)
+                    outcomes += task.result()
+                    if any(outcome.status == "stop" for outcome in task.result()):
+                        heapq.heappush(self.again, unit)  # of an hour, what else is lacking is not tried
                 for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
                 self.take_stock()
@@ -1239,9 +1256,12 @@ def pool(dump: Dump) -> Executor:
     return workers
 
 
-def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
-    """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work."""
-    executor = workers or ThreadPoolExecutor(bound)
+def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, jobs: int) -> FetchUnit:
+    """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work.
+
+    However many it is called for, it has at most `jobs` minutes in hand at once.
+    """
+    executor = workers or ThreadPoolExecutor(jobs)
 
     async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         job = executor.submit(function, *args, **kwargs)
@@ -1256,10 +1276,13 @@ def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, bound
                 raise
             return future.result()
 
-    means = Means(client, work, asyncio.Semaphore(bound))
+    means = Means(client, work, *map(asyncio.Semaphore, (jobs, ARCHIVES, 2 * jobs)))
 
     async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
-        return await fetch_hour(means, dump, minute) if hour else [await fetch(means, dump, minute)]
+        if not hour:
+            return [await fetch(means, dump, minute)]
+        async with means.archives:
+            return await fetch_hour(means, dump, minute)
 
     return fetch_one
 
@@ -1339,7 +1362,7 @@ async def feed_dump(
             else:
                 workers = stack.enter_context(pool(dump))
                 client = await stack.enter_async_context(VirusTotal(apikey))
-                fetch_one = unit_fetcher(dump, client, workers, 2 * run.jobs)
+                fetch_one = unit_fetcher(dump, client, workers, run.jobs)
             shown = asyncio.create_task(show(run))
             try:
                 await run.go(fetch_one)
