@@ -40,7 +40,6 @@ import dataclasses
 import email.utils
 import functools
 import hashlib
-import heapq
 import json
 import math
 import os
@@ -935,7 +934,7 @@ class Run:
     untried: set[int] = dataclasses.field(default_factory=set)  # what was still in hand when the run ended early
     untried_from: int | None = None  # and the first minute that was not
     ended: tuple[str, int] | None = None  # what ended the run early, and the exit code
-    again: list[tuple[int, bool]] = dataclasses.field(default_factory=list)  # a heap of what to ask for once more
+    again: set[tuple[int, bool]] = dataclasses.field(default_factory=set)  # what to ask for once more
     retried: float = dataclasses.field(default_factory=time.monotonic)  # when a follower last did so with failures
     streak: int = 1  # answers since the server last had nothing: it is probed with one request, not with all
     failures: int = 0  # one after the other
@@ -946,7 +945,8 @@ class Run:
         """The minutes to fetch, oldest first, looked up on disk when their turn comes; True: the hour from it on."""
         minute = self.start
         while self.stop is None or minute < self.stop:
-            if self.hourly and minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop):
+            # Where a minute is not there yet no hour is.
+            if self.hourly and not self.early and minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop):
                 hour = range(minute, minute + 60)
                 lines = dataclasses.replace(self.dump, artifacts=())  # which are all that an archive has
                 if sum(not lines.done(each) for each in hour) > 30:  # else it is more to carry than what is lacking
@@ -984,7 +984,7 @@ class Run:
                     unit = running.pop(task)
                     outcomes += task.result()
                     if any(outcome.status == "stop" for outcome in task.result()):
-                        heapq.heappush(self.again, unit)  # of an hour, what else is lacking is not tried
+                        self.again.add(unit)  # of an hour, what else is lacking is not tried
                 for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
                 self.take_stock()
@@ -1000,12 +1000,13 @@ class Run:
         """What to ask for next; None when the server has no more (a follower is never told so)."""
         # The server may lack one minute for good: some later ones are probed before it is believed to have no more.
         probing = self.follow and self.polls % (PROBE + 1) == PROBE
-        unit = heapq.heappop(self.again) if self.again and not probing else next(todo, None)
+        waiting = (unit for unit in self.again if not (probing and unit[0] in self.early))
+        unit = min(waiting, default=None) or next(todo, None)
         self.doubt()
-        if unit is None and self.again:
-            return heapq.heappop(self.again)
+        unit = unit or min(self.again, default=None)
+        self.again -= {unit}
         if unit and not self.follow and self.not_yet is not None and unit[0] >= self.not_yet + ROW:
-            heapq.heappush(self.again, unit)  # a probe under way may still show that there is more
+            self.again.add(unit)  # a probe under way may still show that there is more
             return None
         return unit
 
@@ -1014,8 +1015,7 @@ class Run:
         for minute in [minute for minute in self.early if minute < self.newest]:
             self.early.discard(minute)
             self.overtaken.add(minute)
-            if (minute, False) not in self.again:
-                heapq.heappush(self.again, (minute, False))
+            self.again.add((minute, False))
 
     @property
     def not_yet(self) -> int | None:
@@ -1038,8 +1038,7 @@ class Run:
         if self.pause and self.failed and time.monotonic() - self.retried > RETRY:
             # A follower is not started anew for weeks, and what failed is gone in 7 days.
             self.retried = time.monotonic()
-            for minute in sorted(m for m in self.failed if m > self.newest - REACH):
-                heapq.heappush(self.again, (minute, False))
+            self.again |= {(minute, False) for minute in self.failed if minute > self.newest - REACH}
             self.failed -= {minute for minute, _ in self.again}
 
     async def leave(self, running: dict[asyncio.Future[list[Outcome]], tuple[int, bool]]) -> None:
@@ -1084,12 +1083,14 @@ class Run:
                 self.present += 1
             case "missing":
                 self.nowhere += 1
-                self.mark_missing(minute)
+                try:
+                    self.mark_missing(minute)
+                except OSError as error:
+                    self.record(Outcome(minute, *verdict(error, self.dump)))
             case "not-yet":
                 self.meet_not_yet(minute, outcome.reason)
             case "by-minute":
-                for lacking in (m for m in range(minute, minute + 60) if not self.dump.done(m)):
-                    heapq.heappush(self.again, (lacking, False))
+                self.again |= {(m, False) for m in range(minute, minute + 60) if not self.dump.done(m)}
             case "failed":
                 self.failed.add(minute)
                 say(f"{name(minute)} failed: {outcome.reason}")
@@ -1111,7 +1112,7 @@ class Run:
         self.streak = 0
         if self.follow:
             self.pause = POLL
-            heapq.heappush(self.again, (minute, False))
+            self.again.add((minute, False))
         self.doubt()
 
     def count(self, outcome: Outcome) -> None:

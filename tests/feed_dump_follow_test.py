@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import feed_dump
 import pytest
+from aiohttp import web
 from conftest import KEY, SCRIPTS, Server, environment, error
 from feed_dump_kill_test import end, start
 from feed_dump_test import body, files, layout, lines, minutes, package, publish
@@ -153,3 +155,37 @@ def test_a_server_that_is_down_ends_the_run_after_a_bounded_number_of_failures(s
     process = start(tmp_path, server, tmp_path / "d", "--jobs", "20")
     code, stderr = end(process, timeout=80)
     assert code == 3 and "minutes in a row failed" in stderr.splitlines()[-1]
+
+
+def test_an_hourly_follower_asks_for_no_hours_while_it_waits_for_a_minute(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = minutes(0, 80)
+    publish(server, names[:65])
+    server.answer("/feeds/files/hourly/*", error(400, "NotAvailableYet"))
+    for name in names[65:]:  # from the 20th question on, the server has more
+        content = package(lines(name))
+
+        async def handle(request: web.Request, content: bytes = content) -> web.StreamResponse:
+            there = server.paths.count(f"GET /feeds/files/{names[65]}") > 20
+            return await (body(content) if there else error(400, "NotAvailableYet"))(request)
+
+        server.answer(f"/feeds/files/{name}", handle)
+    monkeypatch.setattr(feed_dump, "POLL", 0.01)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    first = feed_dump.named(NAMES[0])
+
+    async def until_there() -> feed_dump.Run:
+        task = asyncio.create_task(feed_dump.feed_dump(dump, first, None, follow=True, hourly=True, jobs=1))
+        async with asyncio.timeout(30):
+            while not all(dump.done(minute) for minute in range(first, first + 80)):  # noqa: ASYNC110 - files tell no one
+                await asyncio.sleep(0.01)
+        task.cancel()
+        return await task
+
+    run = asyncio.run(until_there())
+    assert run.published == 80 and not run.failed
+    assert len([path for path in server.paths if "hourly" in path]) <= 3
+    assert len(server.seen) < 130
