@@ -168,6 +168,11 @@ def named(text: str) -> int | None:
     return int(at.timestamp() // 60) if len(text) == 12 else None  # strptime takes 2026112211 for 01:01
 
 
+def oldest() -> int:
+    """The first minute that the feeds reach back to, by this machine's clock."""
+    return int(time.time() // 60) - REACH
+
+
 def ranges(minutes: set[int]) -> str:
     """Minutes by name, neighbours drawn together."""
     parts = []
@@ -939,25 +944,37 @@ class Run:
     streak: int = 1  # answers since the server last had nothing: it is probed with one request, not with all
     failures: int = 0  # one after the other
     nowhere: int = 0  # 404s, one after the other
+    expired: int = 0  # the same, of minutes older than the feeds reach
+    ahead: int | None = None  # the minute that was asked for out of turn, to see whether there is more
     pause: float = 0.0  # seconds to wait before the next request
 
     def wanted(self) -> Iterator[tuple[int, bool]]:
         """The minutes to fetch, oldest first, looked up on disk when their turn comes; True: the hour from it on."""
         minute = self.start
         while self.stop is None or minute < self.stop:
+            lost = self.expired >= NOWHERE and minute < oldest()
             # Where a minute is not there yet no hour is.
-            if self.hourly and not self.early and minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop):
+            if (
+                self.hourly
+                and not self.early
+                and not lost
+                and minute % 60 == 0
+                and (self.stop is None or minute + 60 <= self.stop)
+            ):
                 hour = range(minute, minute + 60)
                 lines = dataclasses.replace(self.dump, artifacts=())  # which are all that an archive has
                 if sum(not lines.done(each) for each in hour) > 30:  # else it is more to carry than what is lacking
-                    self.present += sum(self.dump.done(each) for each in hour)
+                    self.present += sum(self.dump.done(each) for each in hour if each != self.ahead)
                     yield minute, True
                     minute += 60
                     continue
             if self.dump.done(minute):
-                self.present += 1
+                self.present += minute != self.ahead
                 if self.dump.path(minute).exists():
                     self.newest = max(self.newest, minute)
+            elif lost:
+                self.failed.add(minute)
+                self.gone.add(minute)
             else:
                 yield minute, False
             minute += 1
@@ -1007,7 +1024,12 @@ class Run:
         self.again -= {unit}
         if unit and not self.follow and self.not_yet is not None and unit[0] >= self.not_yet + ROW:
             self.again.add(unit)  # a probe under way may still show that there is more
-            return None
+            # So may one far ahead, if that is in the past: the feeds are an hour behind, and may have a gap.
+            ahead = min(int(time.time() // 60) - 120, (self.stop or sys.maxsize) - 1)
+            if self.ahead is not None or ahead <= unit[0]:
+                return None
+            self.ahead = ahead
+            return ahead, False
         return unit
 
     def doubt(self) -> None:
@@ -1073,7 +1095,7 @@ class Run:
         if outcome.status in ("published", "present"):
             self.failed.discard(minute)
             self.gone.discard(minute)
-            self.nowhere = 0
+            self.nowhere = self.expired = 0
             self.newest = max(self.newest, minute)
             self.doubt()
         match outcome.status:
@@ -1082,7 +1104,10 @@ class Run:
             case "present":
                 self.present += 1
             case "missing":
-                self.nowhere += 1
+                if minute < oldest():
+                    self.expired += 1
+                else:
+                    self.nowhere += 1
                 try:
                     self.mark_missing(minute)
                 except OSError as error:
@@ -1590,7 +1615,7 @@ def summary(run: Run, seconds: float) -> int:
         f"{len(run.missing)} missing{artifacts}, {tally.requests} requests, {seconds:.0f} s"
     )
     lacks = []
-    lost = {minute for minute in run.failed if minute < time.time() // 60 - REACH}
+    lost = {minute for minute in run.failed if minute < oldest()}
     if lost:
         lacks.append(f"lost: {ranges(lost)}; feeds reach back 7 days")
     if run.failed - lost:

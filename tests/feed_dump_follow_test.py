@@ -189,3 +189,65 @@ def test_an_hourly_follower_asks_for_no_hours_while_it_waits_for_a_minute(
     assert run.published == 80 and not run.failed
     assert len([path for path in server.paths if "hourly" in path]) <= 3
     assert len(server.seen) < 130
+
+
+class Clocked:
+    """A feed that reaches from `oldest` to an hour before now, by the clock: 404 before, not available yet after."""
+
+    def __init__(self, server: Server, gap: range = range(0)) -> None:
+        self.now = int(time.time() // 60)
+        self.oldest, self.gap = self.now - feed_dump.REACH + 3, gap  # 3: the clock goes on while a test runs
+        server.answer("/feeds/files/hourly/*", error(404, "NotFoundError"))
+        server.answer("/feeds/files/*", self.handle)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        minute = feed_dump.named(request.path[-12:])
+        assert minute is not None
+        if minute < self.oldest:
+            return await error(404, "NotFoundError")(request)
+        if minute > self.now - 60 or minute in self.gap:
+            return await error(400, "NotAvailableYet")(request)
+        return await body(package(lines(feed_dump.name(minute))))(request)
+
+
+@pytest.mark.parametrize("args", [(), ("--hourly", "--jobs", "2"), ("--jobs", "200")])
+def test_what_the_feeds_no_longer_reach_is_passed_over(server: Server, tmp_path: Path, args: tuple[str, ...]) -> None:
+    feed = Clocked(server)
+    first, stop = feed.oldest - 1000, feed.oldest + 20
+    command = [sys.executable, SCRIPTS / "feed_dump.py", "files", "--from", feed_dump.name(first)]
+    command += ["--to", feed_dump.name(stop), "--out", tmp_path / "d", *args]
+    result = subprocess.run(command, env=environment(tmp_path, server), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 3 and f"lost: {feed_dump.name(first)} to " in result.stderr.splitlines()[-1]
+    assert set(files(tmp_path / "d")) == {layout(feed_dump.name(minute)) for minute in range(feed.oldest, stop)}
+    assert len(server.seen) < 400
+
+
+def test_a_follower_passes_over_what_the_feeds_no_longer_reach(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Clocked(server)
+    monkeypatch.setattr(feed_dump, "POLL", 60)  # a pause is one too many
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    dumping = feed_dump.feed_dump(dump, feed.oldest - 1000, feed.oldest + 5, follow=True)
+    run = asyncio.run(asyncio.wait_for(dumping, 30))
+    assert run.published == 5 and run.ended is None
+
+
+@pytest.mark.parametrize("to", [True, False])
+def test_a_gap_of_minutes_that_never_come_is_no_end(server: Server, tmp_path: Path, to: bool) -> None:
+    now = int(time.time() // 60)
+    first, gap = now - 150, range(now - 145, now - 130)
+    feed = Clocked(server, gap)
+    command = [sys.executable, SCRIPTS / "feed_dump.py", "files", "--from", feed_dump.name(first), "--jobs", "4"]
+    command += ["--to", feed_dump.name(feed.now - 65)] if to else []
+    result = subprocess.run(
+        [*command, "--out", tmp_path / "d"], env=environment(tmp_path, server), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 3 and f"failed: {feed_dump.name(gap[0])} to {feed_dump.name(gap[-1])};" in last
+    there = set(range(first, feed.now - (65 if to else 59))) - set(gap)
+    assert set(files(tmp_path / "d")) == {layout(feed_dump.name(minute)) for minute in there}
+    assert f"{len(there)} minutes" in last and " 0 were there" in last
