@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import asyncio
 import bz2
+import collections
 import contextlib
 import dataclasses
 import email.utils
@@ -1403,7 +1404,9 @@ async def feed_dump(
 
 async def show(run: Run) -> None:
     """Shows how far `run` is until cancelled: live on a terminal, else a line a minute."""
-    last, before = time.monotonic(), (0, 0)
+    live = sys.stderr.isatty()
+    # A minute's worth: in less, a follower in pace publishes one minute or none.
+    samples = collections.deque([(time.monotonic(), 0, 0)], maxlen=121 if live else 2)
     rate = ""
 
     def status() -> str:
@@ -1414,7 +1417,6 @@ async def show(run: Run) -> None:
             text += f"; at {name(run.newest)}, {lag // 60} h {lag % 60:02d} min behind now{rate}"
         return text + (f"; {len(run.failed)} failed" if run.failed else "")
 
-    live = sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
         if live:
             from rich.console import Console
@@ -1422,10 +1424,10 @@ async def show(run: Run) -> None:
             shown = stack.enter_context(Console(stderr=True).status(""))
         while True:
             await asyncio.sleep(0.5 if live else 60)
-            if (elapsed := time.monotonic() - last) >= 10:
-                minutes, data = run.published - before[0], run.tally.json - before[1]
-                rate = f"; {minutes / elapsed * 60:.1f} minutes/min, {data / elapsed / 1e6:.1f} MB/s"
-                last, before = time.monotonic(), (run.published, run.tally.json)
+            samples.append((time.monotonic(), run.published, run.tally.json))
+            seconds, minutes, data = (now - then for now, then in zip(samples[-1], samples[0], strict=True))
+            if seconds >= 10:
+                rate = f"; {minutes / seconds * 60:.1f} minutes/min, {data / seconds / 1e6:.1f} MB/s"
             if live:
                 shown.update(status())
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -251,3 +252,30 @@ def test_a_gap_of_minutes_that_never_come_is_no_end(server: Server, tmp_path: Pa
     there = set(range(first, feed.now - (65 if to else 59))) - set(gap)
     assert set(files(tmp_path / "d")) == {layout(feed_dump.name(minute)) for minute in there}
     assert f"{len(there)} minutes" in last and " 0 were there" in last
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_rate_of_a_follower_in_pace_is_one_minute_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    first = feed_dump.named(NAMES[0])
+    run = feed_dump.Run(feed_dump.Dump("files", str(tmp_path)), first, None, follow=True)
+    shown: list[str] = []
+    clock = 0.0
+
+    async def tick(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+        run.published, run.newest = int(clock / 60 + 0.3), first + int(clock / 60)
+        if clock > 600:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(feed_dump.sys.stderr, "isatty", lambda: live, raising=False)
+    monkeypatch.setattr(feed_dump.asyncio, "sleep", tick)
+    monkeypatch.setattr(feed_dump.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(feed_dump, "say", shown.append)
+    monkeypatch.setattr("rich.status.Status.update", lambda self, status: shown.append(status))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(feed_dump.show(run))
+    rates = [float(re.findall(r"([0-9.]+) minutes/min", text)[0]) for text in shown if "minutes/min" in text]
+    assert set(rates[len(rates) // 2 :]) == {1.0}
