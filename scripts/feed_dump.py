@@ -632,10 +632,13 @@ async def fetch_package(means: Means, dump: Dump, minute: int, packed: tuple[Pat
 
         try:
             outcome: Outcome = await means.retrying(name(minute), once)
-        except VirusTotalError:
+        except VirusTotalError as error:
             if not held:
                 raise
-            outcome = await means.work(publish, dump, minute, held[0], form=held[1], accept=True)
+            try:
+                outcome = await means.work(publish, dump, minute, held[0], form=held[1], accept=True)
+            except ValueError:  # the rest of it is broken too
+                raise error from None
     return outcome
 
 
@@ -651,7 +654,14 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
 
         async def once() -> Any:
             await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
-            return await means.work(unpack, dump, hour, archive)
+            unpacking = asyncio.ensure_future(means.work(unpack, dump, hour, archive))
+            try:
+                return await asyncio.shield(unpacking)
+            except asyncio.CancelledError:
+                archive.unlink(missing_ok=True)  # which ends the unpacking, minutes' work
+                with contextlib.suppress(Exception):
+                    return await unpacking
+                raise
 
         try:
             packages: dict[int, tuple[Path, str]] = await means.retrying(f"hour {name(hour)[:10]}", once)
@@ -691,6 +701,8 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
         # Not tarfile's own r|bz2, which ends at the first bzip2 stream of several.
         with bz2.open(archive) as packed, tarfile.open(fileobj=packed, mode="r|", tarinfo=Member) as tar:
             for number, member in enumerate(tar):
+                if not archive.exists():
+                    raise ValueError("given up")
                 if number == MEMBERS:
                     raise ValueError(f"over {MEMBERS} members")
                 found = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)
@@ -954,14 +966,8 @@ class Run:
         minute = self.start
         while self.stop is None or minute < self.stop:
             lost = self.expired >= NOWHERE and minute < oldest()
-            # Where a minute is not there yet no hour is.
-            if (
-                self.hourly
-                and not self.early
-                and not lost
-                and minute % 60 == 0
-                and (self.stop is None or minute + 60 <= self.stop)
-            ):
+            whole = minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop)
+            if self.hourly and whole and not lost and not self.early:  # where a minute is not there yet, no hour is
                 hour = range(minute, minute + 60)
                 lines = dataclasses.replace(self.dump, artifacts=())  # which are all that an archive has
                 if sum(not lines.done(each) for each in hour) > 30:  # else it is more to carry than what is lacking

@@ -18,11 +18,11 @@ FIRST = feed_dump.named(HOUR[0])
 
 
 def interrupted(
-    server: Server, monkeypatch: pytest.MonkeyPatch, dump: feed_dump.Dump, during: str, **how: Any
+    server: Server, monkeypatch: pytest.MonkeyPatch, dump: feed_dump.Dump, during: str, of: Any = feed_dump, **how: Any
 ) -> feed_dump.Run:
     """The Run of an hour that is cancelled while the one worker is at the function `during`, which then returns."""
     begun, go_on = threading.Event(), threading.Event()
-    genuine = getattr(feed_dump, during)
+    genuine = getattr(of, during)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         begun.set()
@@ -38,7 +38,7 @@ def interrupted(
         go_on.set()
         return await task
 
-    monkeypatch.setattr(feed_dump, during, slow)
+    monkeypatch.setattr(of, during, slow)
     monkeypatch.setattr(feed_dump, "pool", lambda dump: ThreadPoolExecutor(1))
     for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
         monkeypatch.setenv(name, value)
@@ -85,3 +85,17 @@ def test_artifacts_are_not_gone_on_with_but_their_minute_counts(
     assert len(asked) <= (2 if during == "store" else 0), "as many as are in hand at once"
     assert (run.published, run.tally.artifacts) == (1, 1 if during == "store" else 0)
     assert run.untried == {FIRST} and run.untried_from == FIRST + 1
+
+
+def test_an_archive_is_not_unpacked_to_its_end(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = []
+
+    def copied(*args: Any) -> None:
+        unpacked.append(args)
+
+    monkeypatch.setattr(feed_dump.shutil, "copyfileobj", copied)
+    hours(server, archive(publish(server, HOUR)))
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    run = interrupted(server, monkeypatch, dump, "copyfileobj", feed_dump.shutil, hourly=True)
+    assert len(unpacked) == 1 and not list(tmp_path.rglob(".*.part"))
+    assert run.untried == set(range(FIRST, FIRST + 60))
