@@ -37,13 +37,13 @@ from __future__ import annotations
 
 import asyncio
 import bz2
+import collections
 import contextlib
 import contextvars
 import dataclasses
 import email.utils
 import functools
 import hashlib
-import heapq
 import json
 import math
 import os
@@ -96,6 +96,7 @@ NOWHERE = 120  # 404s in a row after which no minute is believed to come
 RETRY = 900.0  # seconds after which a follower asks again for what failed
 CHUNK = 1 << 18  # bytes read at a time, from the network and from a package
 LONGEST = 64 << 20  # bytes of a line; reports reach 1.2 MB, but some kB of bzip2 hold any number of them
+ARCHIVES = 2  # hours in hand at once: each is some 2 GB on disk, and as much again unpacked
 LARGEST = 16 << 30  # bytes of a download: an hour of reports is some 2 GB, the dump of a sandbox's memory as much
 SLOWEST = 1000  # bytes a second in the mean, below which a download is given up: a drip never ends
 MEMBERS = 1000  # of an hourly archive, which has 60: tarfile remembers each
@@ -174,6 +175,11 @@ def named(text: str) -> int | None:
     except ValueError:
         return None
     return int(at.timestamp() // 60) if len(text) == 12 else None  # strptime takes 2026112211 for 01:01
+
+
+def oldest() -> int:
+    """The first minute that the feeds reach back to, by this machine's clock."""
+    return int(time.time() // 60) - REACH
 
 
 def ranges(minutes: set[int]) -> str:
@@ -413,8 +419,7 @@ def agreed(path: Path, value: Any) -> Any:
     Raises OSError, and UsageError when what is there is none of these.
     """
     if not path.exists():
-        part = temporary(path)
-        try:
+        with scratch(path) as part:
             with open(part, "w", encoding="utf-8") as file:
                 json.dump(value, file)
                 file.flush()
@@ -425,8 +430,6 @@ def agreed(path: Path, value: Any) -> Any:
                 pass
             except OSError:  # exFAT knows no links
                 os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -579,11 +582,13 @@ class RejectedError(ValueError):
 
 @dataclasses.dataclass
 class Means:
-    """What fetching takes: a client, `work` that runs a function on another core, a bound on artifacts at once."""
+    """What fetching takes: a client, `work` that runs a function on another core, bounds on what is in hand at once."""
 
     client: VirusTotal
     work: Callable[..., Awaitable[Any]]
-    gate: asyncio.Semaphore
+    minutes: asyncio.Semaphore
+    archives: asyncio.Semaphore
+    gate: asyncio.Semaphore  # of artifacts
 
     async def retrying(self, what: str, once: Callable[[], Awaitable[Any]]) -> Any:
         """Calls `once` again while what it raises heals; a ValueError (a broken body) does. Messages name `what`."""
@@ -628,38 +633,58 @@ async def fetch(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] 
     `packed` is its package out of an hourly archive and the form of that; a bad one is asked for by itself.
     """
     final = dump.path(minute)
-    package = temporary(final)
-
-    async def once() -> Any:
-        nonlocal packed
-        if packed:
-            (path, form), packed = packed, None
-            with contextlib.suppress(ValueError):
-                return await means.work(publish, dump, minute, path, form=form)
-        await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
+    async with means.minutes:
         try:
-            return await means.work(publish, dump, minute, package)
-        except RejectedError:  # the line may have been hurt on its way: asked again once, then the good lines count
-            await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=package)
-            return await means.work(publish, dump, minute, package, accept=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():
+                outcome = Outcome(minute, "present")
+            else:
+                outcome = await fetch_package(means, dump, minute, packed)
+            if dump.artifacts and not ending():
+                with contextlib.suppress(asyncio.CancelledError):  # the minute itself is there, and counts
+                    await fetch_artifacts(means, dump, outcome)
+            return outcome
+        except Exception as error:
+            return Outcome(minute, *verdict(error, dump))
 
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():
-            outcome = Outcome(minute, "present")
-        else:
-            outcome = await means.retrying(name(minute), once)
-        if dump.artifacts:
-            await fetch_artifacts(means, dump, outcome)
-        return outcome
-    except VirusTotalError as error:
-        return Outcome(minute, *verdict(error))
-    except (OSError, BrokenExecutor) as error:  # a full disk; a worker process that the system killed
-        return Outcome(minute, "stop", local(error, dump), 1)
-    except Exception as error:  # whatever a line can make a library raise costs its minute, not all that follow
-        return Outcome(minute, "failed", f"{type(error).__name__}: {error}")
-    finally:
-        package.unlink(missing_ok=True)
+
+def ending() -> bool:
+    """Whether this task has been told to end while it finished what it had in hand."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def fetch_package(means: Means, dump: Dump, minute: int, packed: tuple[Path, str] | None) -> Outcome:
+    """A minute's package into its file. Raises VirusTotalError, OSError, and whatever a line makes a library raise."""
+    held: tuple[Path, str] | None = None  # a package whole but for some lines
+    with scratch(dump.path(minute)) as first, scratch(dump.path(minute)) as second:
+
+        async def once() -> Any:
+            nonlocal packed, held
+            source, packed = packed, None
+            from_archive = source is not None
+            if source is None:
+                source = second if held else first, "bz2"
+                await download(means.client, "/feeds/{}/{}", dump.feed, name(minute), to=source[0])
+            try:
+                return await means.work(publish, dump, minute, source[0], form=source[1], accept=bool(held))
+            except RejectedError:  # a line may have been hurt on its way: asked again once, then the good lines count
+                held = source
+            except ValueError:
+                if not from_archive:
+                    raise
+            return await once()
+
+        try:
+            outcome: Outcome = await means.retrying(name(minute), once)
+        except VirusTotalError as error:
+            if not held:
+                raise
+            try:
+                outcome = await means.work(publish, dump, minute, held[0], form=held[1], accept=True)
+            except ValueError:  # the rest of it is broken too
+                raise error from None
+    return outcome
 
 
 async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
@@ -667,30 +692,35 @@ async def fetch_hour(means: Means, dump: Dump, hour: int) -> list[Outcome]:
 
     Without an archive the one outcome has the status "by-minute".
     """
-    archive = temporary(Path(dump.out) / "archive")
-    packages: dict[int, tuple[Path, str]] = {}
-
-    async def once() -> Any:
-        await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
-        return await means.work(unpack, dump, hour, archive)
-
     lacking = [minute for minute in range(hour, hour + 60) if not dump.done(minute)]
     if not lacking:  # another run, or the worker that died of this task, was here
         return []
-    try:
-        packages = await means.retrying(f"hour {name(hour)[:10]}", once)
-        fetching = (fetch(means, dump, minute, packages.get(minute)) for minute in lacking)
-        # return_exceptions: a cancelled gather then waits for those that still read their packages.
-        outcomes = await asyncio.gather(*fetching, return_exceptions=True)
-        return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
-    except VirusTotalError as error:
-        status, reason, exit_code = verdict(error)
-        return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
-    except (OSError, BrokenExecutor) as error:
-        return [Outcome(hour, "stop", local(error, dump), 1)]
-    finally:
-        for path in [archive, *(path for path, _ in packages.values())]:
-            path.unlink(missing_ok=True)
+    with scratch(Path(dump.out) / "archive") as archive, contextlib.ExitStack() as stack:
+
+        async def once() -> Any:
+            await download(means.client, "/feeds/{}/hourly/{}", dump.feed, name(hour)[:10], to=archive)
+            unpacking = asyncio.ensure_future(means.work(unpack, dump, hour, archive))
+            try:
+                return await asyncio.shield(unpacking)
+            except asyncio.CancelledError:
+                archive.unlink(missing_ok=True)  # which ends the unpacking, minutes' work
+                with contextlib.suppress(Exception):
+                    return await unpacking
+                raise
+
+        try:
+            packages: dict[int, tuple[Path, str]] = await means.retrying(f"hour {name(hour)[:10]}", once)
+        except Exception as error:
+            status, reason, exit_code = verdict(error, dump)
+            return [Outcome(hour, "stop" if status == "stop" else "by-minute", reason, exit_code)]
+        for path, _ in packages.values():
+            stack.callback(path.unlink, missing_ok=True)
+        if ending():
+            return []
+        tasks = [asyncio.create_task(fetch(means, dump, minute, packages.get(minute))) for minute in lacking]
+        with contextlib.suppress(asyncio.CancelledError):  # what is in hand is finished by then, and counts
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [task.result() for task in tasks if not task.cancelled()]
 
 
 class Member(tarfile.TarInfo):
@@ -716,6 +746,8 @@ def unpack(dump: Dump, hour: int, archive: Path) -> dict[int, tuple[Path, str]]:
         # Not tarfile's own r|bz2, which ends at the first bzip2 stream of several.
         with bz2.open(archive) as packed, tarfile.open(fileobj=packed, mode="r|", tarinfo=Member) as tar:
             for number, member in enumerate(tar):
+                if not archive.exists():
+                    raise ValueError("given up")
                 if number == MEMBERS:
                     raise ValueError(f"over {MEMBERS} members")
                 found = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)
@@ -747,13 +779,24 @@ def temporary(final: Path) -> Path:
     return final.with_name(f".{os.urandom(6).hex()}.part")
 
 
-def local(error: Exception, dump: Dump) -> str:
-    """What went wrong on this machine, in a line."""
-    return f"cannot write to {dump.out}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+@contextmanager
+def scratch(final: Path) -> Iterator[Path]:
+    """A `temporary` name whose file, if there is one by then, is gone after the block."""
+    part = temporary(final)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def verdict(error: VirusTotalError) -> tuple[str, str, int]:
+def verdict(error: Exception, dump: Dump) -> tuple[str, str, int]:
     """What an error that did not heal means for a minute: status, reason, and the exit code if it ends the run."""
+    if isinstance(error, OSError):
+        return "stop", f"cannot write to {dump.out}: {error.strerror or error}", 1
+    if isinstance(error, BrokenExecutor):  # a worker process that the system killed
+        return "stop", str(error), 1
+    if not isinstance(error, VirusTotalError):  # what a line can make a library raise costs its minute, not all others
+        return "failed", f"{type(error).__name__}: {error}", 0
     reason = f"{error.code}: {error.message}"
     if error.status == 404 and not error.code.startswith("HTTP "):  # VirusTotal's word, not that of the storage
         return "missing", reason, 0
@@ -863,6 +906,8 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
     better.
     """
     wanted = await means.work(links, dump, outcome.minute)
+    if ending():
+        return
     folder = dump.path(outcome.minute, ".artifacts")
     folder.mkdir(exist_ok=True)
     gone: dict[str, str] = {}
@@ -911,16 +956,13 @@ async def fetch_artifacts(means: Means, dump: Dump, outcome: Outcome) -> None:
 
 async def fetch_artifact(means: Means, link: Link, url: str, final: Path) -> None:
     """What is at `url` into the file `final`, whole. Raises VirusTotalError, OSError."""
-    part = temporary(final)
+    with scratch(final) as part:
 
-    async def once() -> None:
-        await download(means.client, url, to=part)
-        await means.work(store, part, final, link)
+        async def once() -> None:
+            await download(means.client, url, to=part)
+            await means.work(store, part, final, link)
 
-    try:
         await means.retrying(f"{link.kind} of {link.id}", once)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class Index(TypedDict):
@@ -979,28 +1021,36 @@ class Run:
     untried: set[int] = dataclasses.field(default_factory=set)  # what was still in hand when the run ended early
     untried_from: int | None = None  # and the first minute that was not
     ended: tuple[str, int] | None = None  # what ended the run early, and the exit code
-    again: list[tuple[int, bool]] = dataclasses.field(default_factory=list)  # a heap of what to ask for once more
+    again: set[tuple[int, bool]] = dataclasses.field(default_factory=set)  # what to ask for once more
     retried: float = dataclasses.field(default_factory=time.monotonic)  # when a follower last did so with failures
     streak: int = 1  # answers since the server last had nothing: it is probed with one request, not with all
     failures: int = 0  # one after the other
     nowhere: int = 0  # 404s, one after the other
+    expired: int = 0  # the same, of minutes older than the feeds reach
+    ahead: int | None = None  # the minute that was asked for out of turn, to see whether there is more
     pause: float = 0.0  # seconds to wait before the next request
 
     def wanted(self) -> Iterator[tuple[int, bool]]:
         """The minutes to fetch, oldest first, looked up on disk when their turn comes; True: the hour from it on."""
         minute = self.start
         while self.stop is None or minute < self.stop:
-            if self.hourly and minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop):
-                lacking = sum(not self.dump.done(each) for each in range(minute, minute + 60))
-                if lacking > 30:  # else the archive is more to carry than what is lacking
-                    self.present += 60 - lacking
+            lost = self.expired >= NOWHERE and minute < oldest()
+            whole = minute % 60 == 0 and (self.stop is None or minute + 60 <= self.stop)
+            if self.hourly and whole and not lost and not self.early:  # where a minute is not there yet, no hour is
+                hour = range(minute, minute + 60)
+                lines = dataclasses.replace(self.dump, artifacts=())  # which are all that an archive has
+                if sum(not lines.done(each) for each in hour) > 30:  # else it is more to carry than what is lacking
+                    self.present += sum(self.dump.done(each) for each in hour if each != self.ahead)
                     yield minute, True
                     minute += 60
                     continue
             if self.dump.done(minute):
-                self.present += 1
+                self.present += minute != self.ahead
                 if self.dump.path(minute).exists():
                     self.newest = max(self.newest, minute)
+            elif lost:
+                self.failed.add(minute)
+                self.gone.add(minute)
             else:
                 yield minute, False
             minute += 1
@@ -1022,9 +1072,12 @@ class Run:
                 if not running:
                     break
                 finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                outcomes = []
                 for task in finished:
-                    del running[task]
-                outcomes = [outcome for task in finished for outcome in task.result()]
+                    unit = running.pop(task)
+                    outcomes += task.result()
+                    if any(outcome.status == "stop" for outcome in task.result()):
+                        self.again.add(unit)  # of an hour, what else is lacking is not tried
                 for outcome in sorted(outcomes, key=lambda outcome: outcome.minute):
                     self.record(outcome)
                 self.take_stock()
@@ -1040,13 +1093,19 @@ class Run:
         """What to ask for next; None when the server has no more (a follower is never told so)."""
         # The server may lack one minute for good: some later ones are probed before it is believed to have no more.
         probing = self.follow and self.polls % (PROBE + 1) == PROBE
-        unit = heapq.heappop(self.again) if self.again and not probing else next(todo, None)
+        waiting = (unit for unit in self.again if not (probing and unit[0] in self.early))
+        unit = min(waiting, default=None) or next(todo, None)
         self.doubt()
-        if unit is None and self.again:
-            return heapq.heappop(self.again)
+        unit = unit or min(self.again, default=None)
+        self.again -= {unit}
         if unit and not self.follow and self.not_yet is not None and unit[0] >= self.not_yet + ROW:
-            heapq.heappush(self.again, unit)  # a probe under way may still show that there is more
-            return None
+            self.again.add(unit)  # a probe under way may still show that there is more
+            # So may one far ahead, if that is in the past: the feeds are an hour behind, and may have a gap.
+            ahead = min(int(time.time() // 60) - 120, (self.stop or sys.maxsize) - 1)
+            if self.ahead is not None or ahead <= unit[0]:
+                return None
+            self.ahead = ahead
+            return ahead, False
         return unit
 
     def doubt(self) -> None:
@@ -1054,8 +1113,7 @@ class Run:
         for minute in [minute for minute in self.early if minute < self.newest]:
             self.early.discard(minute)
             self.overtaken.add(minute)
-            if (minute, False) not in self.again:
-                heapq.heappush(self.again, (minute, False))
+            self.again.add((minute, False))
 
     @property
     def not_yet(self) -> int | None:
@@ -1078,8 +1136,7 @@ class Run:
         if self.pause and self.failed and time.monotonic() - self.retried > RETRY:
             # A follower is not started anew for weeks, and what failed is gone in 7 days.
             self.retried = time.monotonic()
-            for minute in sorted(m for m in self.failed if m > self.newest - REACH):
-                heapq.heappush(self.again, (minute, False))
+            self.again |= {(minute, False) for minute in self.failed if minute > self.newest - REACH}
             self.failed -= {minute for minute, _ in self.again}
 
     async def leave(self, running: dict[asyncio.Future[list[Outcome]], tuple[int, bool]]) -> None:
@@ -1089,20 +1146,17 @@ class Run:
         late = await asyncio.gather(*running, return_exceptions=True)
         for outcome in [outcome for ended in late if isinstance(ended, list) for outcome in ended]:
             self.record(outcome)
-        cut = [unit for unit, ended in zip(running.values(), late, strict=True) if not isinstance(ended, list)]
-        for first, hour in [*self.again, *cut]:
+        for first, hour in [*self.again, *running.values()]:
             minutes = range(first, first + (60 if hour else 1))
             self.untried.update(m for m in minutes if not self.beyond(m) and not self.dump.done(m))
+        self.untried -= self.failed | self.missing
         if not self.follow:  # what was asked for beyond the first minute that is not there yet was asked too early
             for minute in {minute for minute in self.failed | self.missing if self.beyond(minute)}:
                 self.failed.discard(minute)
                 self.unmark(minute)
         for minute in self.untried:  # a 404 beside it may be one of several in a row: the next run sees
-            for step in (-1, 1):
-                at = minute + step
-                while self.dump.path(at, ".missing").exists():
-                    self.unmark(at)
-                    at += step
+            for at in self.row(minute) - {minute}:
+                self.unmark(at)
 
     def record(self, outcome: Outcome) -> None:
         """Counts an outcome, says what is unusual, and sets the pace."""
@@ -1117,7 +1171,7 @@ class Run:
         if outcome.status in ("published", "present"):
             self.failed.discard(minute)
             self.gone.discard(minute)
-            self.nowhere = 0
+            self.nowhere = self.expired = 0
             self.newest = max(self.newest, minute)
             self.doubt()
         match outcome.status:
@@ -1126,13 +1180,18 @@ class Run:
             case "present":
                 self.present += 1
             case "missing":
-                self.nowhere += 1
-                self.mark_missing(minute)
+                if minute < oldest():
+                    self.expired += 1
+                else:
+                    self.nowhere += 1
+                try:
+                    self.mark_missing(minute)
+                except OSError as error:
+                    self.record(Outcome(minute, *verdict(error, self.dump)))
             case "not-yet":
                 self.meet_not_yet(minute, outcome.reason)
             case "by-minute":
-                for lacking in (m for m in range(minute, minute + 60) if not self.dump.done(m)):
-                    heapq.heappush(self.again, (lacking, False))
+                self.again |= {(m, False) for m in range(minute, minute + 60) if not self.dump.done(m)}
             case "failed":
                 self.failed.add(minute)
                 say(f"{name(minute)} failed: {outcome.reason}")
@@ -1154,7 +1213,7 @@ class Run:
         self.streak = 0
         if self.follow:
             self.pause = POLL
-            heapq.heappush(self.again, (minute, False))
+            self.again.add((minute, False))
         self.doubt()
 
     def count(self, outcome: Outcome) -> None:
@@ -1173,13 +1232,8 @@ class Run:
 
     def mark_missing(self, minute: int) -> None:
         """Marks a 404; several in a row are no missing minutes but a failure, and lose their marks."""
-        row, longer = {minute}, False
-        for step in (-1, 1):
-            at = minute + step
-            while self.dump.path(at, ".missing").exists():
-                row.add(at)
-                at += step
-            longer |= at in self.gone
+        row = self.row(minute)
+        longer = not self.gone.isdisjoint((min(row) - 1, max(row) + 1))
         if len(row) < ROW and not longer:
             with whole_file(self.dump.path(minute, ".missing")) as marker:
                 marker.write_bytes(b"")
@@ -1191,6 +1245,16 @@ class Run:
             self.unmark(at)
         self.failed |= row
         self.gone |= row
+
+    def row(self, minute: int) -> set[int]:
+        """A minute and the marked ones that border on it."""
+        row = {minute}
+        for step in (-1, 1):
+            at = minute + step
+            while self.dump.path(at, ".missing").exists():
+                row.add(at)
+                at += step
+        return row
 
     def unmark(self, minute: int) -> None:
         """Takes the mark of a missing minute away, if it has one."""
@@ -1297,24 +1361,33 @@ def pool(dump: Dump) -> Executor:
     return workers
 
 
-def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, bound: int) -> FetchUnit:
-    """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work."""
+def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, jobs: int) -> FetchUnit:
+    """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work.
+
+    However many it is called for, it has at most `jobs` minutes in hand at once.
+    """
+    executor = workers or ThreadPoolExecutor(jobs)
 
     async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = functools.partial(function, *args, **kwargs)
-        future = asyncio.get_running_loop().run_in_executor(workers, call)
+        job = executor.submit(function, *args, **kwargs)
+        future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:  # the minute in hand is finished; it takes a second
+            if job.cancel():  # it has not begun
+                raise
             await asyncio.wait([future])
             if future.exception():
                 raise
             return future.result()
 
-    means = Means(client, work, asyncio.Semaphore(bound))
+    means = Means(client, work, *map(asyncio.Semaphore, (jobs, ARCHIVES, 2 * jobs)))
 
     async def fetch_one(minute: int, hour: bool) -> list[Outcome]:
-        return await fetch_hour(means, dump, minute) if hour else [await fetch(means, dump, minute)]
+        if not hour:
+            return [await fetch(means, dump, minute)]
+        async with means.archives:
+            return await fetch_hour(means, dump, minute)
 
     return fetch_one
 
@@ -1430,7 +1503,7 @@ async def feed_dump(
             else:
                 workers = stack.enter_context(pool(dump))
                 client = await stack.enter_async_context(VirusTotal(apikey))
-                fetch_one = unit_fetcher(dump, client, workers, 2 * run.jobs)
+                fetch_one = unit_fetcher(dump, client, workers, run.jobs)
             shown = asyncio.create_task(show(run))
             try:
                 await run.go(telling_of_types(dump, fetch_one))
@@ -1445,7 +1518,9 @@ async def feed_dump(
 
 async def show(run: Run) -> None:
     """Shows how far `run` is until cancelled: live on a terminal, else a line a minute."""
-    last, before = time.monotonic(), (0, 0)
+    live = sys.stderr.isatty()
+    # A minute's worth: in less, a follower in pace publishes one minute or none.
+    samples = collections.deque([(time.monotonic(), 0, 0)], maxlen=121 if live else 2)
     rate = ""
 
     def status() -> str:
@@ -1456,7 +1531,6 @@ async def show(run: Run) -> None:
             text += f"; at {name(run.newest)}, {lag // 60} h {lag % 60:02d} min behind now{rate}"
         return text + (f"; {len(run.failed)} failed" if run.failed else "")
 
-    live = sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
         if live:
             from rich.console import Console
@@ -1464,10 +1538,10 @@ async def show(run: Run) -> None:
             shown = stack.enter_context(Console(stderr=True).status(""))
         while True:
             await asyncio.sleep(0.5 if live else 60)
-            if (elapsed := time.monotonic() - last) >= 10:
-                minutes, data = run.published - before[0], run.tally.json - before[1]
-                rate = f"; {minutes / elapsed * 60:.1f} minutes/min, {data / elapsed / 1e6:.1f} MB/s"
-                last, before = time.monotonic(), (run.published, run.tally.json)
+            samples.append((time.monotonic(), run.published, run.tally.json))
+            seconds, minutes, data = (now - then for now, then in zip(samples[-1], samples[0], strict=True))
+            if seconds >= 10:
+                rate = f"; {minutes / seconds * 60:.1f} minutes/min, {data / seconds / 1e6:.1f} MB/s"
             if live:
                 shown.update(status())
             else:
@@ -1664,7 +1738,7 @@ def summary(run: Run, seconds: float) -> int:
         f"{len(run.missing)} missing{artifacts}, {tally.requests} requests, {seconds:.0f} s"
     )
     lacks = []
-    lost = {minute for minute in run.failed if minute < time.time() // 60 - REACH}
+    lost = {minute for minute in run.failed if minute < oldest()}
     if lost:
         lacks.append(f"lost: {ranges(lost)}; feeds reach back 7 days")
     if run.failed - lost:
@@ -1673,7 +1747,10 @@ def summary(run: Run, seconds: float) -> int:
         say(
             "--where kept no line: see that the path starts at the line ($.attributes…); in $.a[?(…)] @ is what is in a"
         )
-    if rest := [ranges(run.untried)] * bool(run.untried) + [f"{name(at)} and later" for at in [run.untried_from] if at]:
+    rest = [ranges(run.untried)] if run.untried else []
+    if run.untried_from:
+        rest.append(f"{name(run.untried_from)} and later")
+    if rest:
         lacks.append(f"not fetched: {', '.join(rest)}")
     if run.stop and run.not_yet is not None and not run.follow:
         lacks.append(f"not available yet: {name(run.not_yet)} and later")

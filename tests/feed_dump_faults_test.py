@@ -9,7 +9,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+import feed_dump
 import pytest
 from aiohttp import web
 from conftest import KEY, SCRIPTS, Handler, Run, Server, environment, error, html, reset, silence
@@ -233,6 +235,25 @@ def test_a_full_disk_ends_the_run_with_whole_files_only(server: Server, tmp_path
     suffix = f".jsonl.{form}"
     assert set(files(tmp_path / "d")) == {layout(name, suffix) for name in NAMES[:5]}
     assert run_verify(tmp_path) == 0
+
+
+def test_a_disk_that_is_full_when_a_404_is_marked_ends_the_run_likewise(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    publish(server, NAMES)
+    server.answer(f"/feeds/files/{NAMES[2]}", error(404, "NotFoundError"))
+    monkeypatch.setattr(feed_dump.Run, "mark_missing", full)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    first = feed_dump.named(NAMES[0])
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    run = asyncio.run(feed_dump.feed_dump(dump, first, first + 12, jobs=1))
+    assert run.ended == (f"cannot write to {dump.out}: No space left on device", 1)
+    assert run.published == 2 and run.failed == {first + 2}
+    assert feed_dump.summary(run, 0) == 1
 
 
 def run_verify(tmp_path: Path) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import feed_dump
 import pytest
+from aiohttp import web
 from conftest import KEY, SCRIPTS, Server, environment, error
 from feed_dump_kill_test import end, start
 from feed_dump_test import body, files, layout, lines, minutes, package, publish
@@ -153,3 +156,126 @@ def test_a_server_that_is_down_ends_the_run_after_a_bounded_number_of_failures(s
     process = start(tmp_path, server, tmp_path / "d", "--jobs", "20")
     code, stderr = end(process, timeout=80)
     assert code == 3 and "minutes in a row failed" in stderr.splitlines()[-1]
+
+
+def test_an_hourly_follower_asks_for_no_hours_while_it_waits_for_a_minute(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = minutes(0, 80)
+    publish(server, names[:65])
+    server.answer("/feeds/files/hourly/*", error(400, "NotAvailableYet"))
+    for name in names[65:]:  # from the 20th question on, the server has more
+        content = package(lines(name))
+
+        async def handle(request: web.Request, content: bytes = content) -> web.StreamResponse:
+            there = server.paths.count(f"GET /feeds/files/{names[65]}") > 20
+            return await (body(content) if there else error(400, "NotAvailableYet"))(request)
+
+        server.answer(f"/feeds/files/{name}", handle)
+    monkeypatch.setattr(feed_dump, "POLL", 0.01)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    first = feed_dump.named(NAMES[0])
+
+    async def until_there() -> feed_dump.Run:
+        task = asyncio.create_task(feed_dump.feed_dump(dump, first, None, follow=True, hourly=True, jobs=1))
+        async with asyncio.timeout(30):
+            while not all(dump.done(minute) for minute in range(first, first + 80)):  # noqa: ASYNC110 - files tell no one
+                await asyncio.sleep(0.01)
+        task.cancel()
+        return await task
+
+    run = asyncio.run(until_there())
+    assert run.published == 80 and not run.failed
+    assert len([path for path in server.paths if "hourly" in path]) <= 3
+    assert len(server.seen) < 130
+
+
+class Clocked:
+    """A feed that reaches from `oldest` to an hour before now, by the clock: 404 before, not available yet after."""
+
+    def __init__(self, server: Server, gap: range = range(0)) -> None:
+        self.now = int(time.time() // 60)
+        self.oldest, self.gap = self.now - feed_dump.REACH + 3, gap  # 3: the clock goes on while a test runs
+        server.answer("/feeds/files/hourly/*", error(404, "NotFoundError"))
+        server.answer("/feeds/files/*", self.handle)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        minute = feed_dump.named(request.path[-12:])
+        assert minute is not None
+        if minute < self.oldest:
+            return await error(404, "NotFoundError")(request)
+        if minute > self.now - 60 or minute in self.gap:
+            return await error(400, "NotAvailableYet")(request)
+        return await body(package(lines(feed_dump.name(minute))))(request)
+
+
+@pytest.mark.parametrize("args", [(), ("--hourly", "--jobs", "2"), ("--jobs", "200")])
+def test_what_the_feeds_no_longer_reach_is_passed_over(server: Server, tmp_path: Path, args: tuple[str, ...]) -> None:
+    feed = Clocked(server)
+    first, stop = feed.oldest - 1000, feed.oldest + 20
+    command = [sys.executable, SCRIPTS / "feed_dump.py", "files", "--from", feed_dump.name(first)]
+    command += ["--to", feed_dump.name(stop), "--out", tmp_path / "d", *args]
+    result = subprocess.run(command, env=environment(tmp_path, server), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 3 and f"lost: {feed_dump.name(first)} to " in result.stderr.splitlines()[-1]
+    assert set(files(tmp_path / "d")) == {layout(feed_dump.name(minute)) for minute in range(feed.oldest, stop)}
+    assert len(server.seen) < 400
+
+
+def test_a_follower_passes_over_what_the_feeds_no_longer_reach(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Clocked(server)
+    monkeypatch.setattr(feed_dump, "POLL", 60)  # a pause is one too many
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    dumping = feed_dump.feed_dump(dump, feed.oldest - 1000, feed.oldest + 5, follow=True)
+    run = asyncio.run(asyncio.wait_for(dumping, 30))
+    assert run.published == 5 and run.ended is None
+
+
+@pytest.mark.parametrize("to", [True, False])
+def test_a_gap_of_minutes_that_never_come_is_no_end(server: Server, tmp_path: Path, to: bool) -> None:
+    now = int(time.time() // 60)
+    first, gap = now - 150, range(now - 145, now - 130)
+    feed = Clocked(server, gap)
+    command = [sys.executable, SCRIPTS / "feed_dump.py", "files", "--from", feed_dump.name(first), "--jobs", "4"]
+    command += ["--to", feed_dump.name(feed.now - 65)] if to else []
+    result = subprocess.run(
+        [*command, "--out", tmp_path / "d"], env=environment(tmp_path, server), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 3 and f"failed: {feed_dump.name(gap[0])} to {feed_dump.name(gap[-1])};" in last
+    there = set(range(first, feed.now - (65 if to else 59))) - set(gap)
+    assert set(files(tmp_path / "d")) == {layout(feed_dump.name(minute)) for minute in there}
+    assert f"{len(there)} minutes" in last and " 0 were there" in last
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_rate_of_a_follower_in_pace_is_one_minute_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    first = feed_dump.named(NAMES[0])
+    run = feed_dump.Run(feed_dump.Dump("files", str(tmp_path)), first, None, follow=True)
+    shown: list[str] = []
+    clock = 0.0
+
+    async def tick(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+        run.published, run.newest = int(clock / 60 + 0.3), first + int(clock / 60)
+        if clock > 600:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(feed_dump.sys.stderr, "isatty", lambda: live, raising=False)
+    monkeypatch.setattr(feed_dump.asyncio, "sleep", tick)
+    monkeypatch.setattr(feed_dump.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(feed_dump, "say", shown.append)
+    monkeypatch.setattr("rich.status.Status.update", lambda self, status: shown.append(status))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(feed_dump.show(run))
+    rates = [float(re.findall(r"([0-9.]+) minutes/min", text)[0]) for text in shown if "minutes/min" in text]
+    assert set(rates[len(rates) // 2 :]) == {1.0}

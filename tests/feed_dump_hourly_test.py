@@ -7,11 +7,13 @@ import bz2
 import io
 import tarfile
 from pathlib import Path
+from typing import NoReturn
 
 import feed_dump
 import pyarrow.parquet as pq
 import pytest
-from conftest import KEY, Run, Server, error
+from aiohttp import web
+from conftest import KEY, Handler, Run, Server, error
 from feed_dump_faults_test import read_zst
 from feed_dump_test import body, files, layout, minutes, package, publish
 
@@ -177,3 +179,75 @@ def test_an_hour_of_which_little_is_lacking_is_completed_by_the_minute(
     assert run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server).returncode == 0
     assert len(server.seen) == 12 and not [path for path in server.paths if "hourly" in path]
     assert set(files(tmp_path / "d")) == {layout(name) for name in packages}
+
+
+@pytest.mark.parametrize("then", [error(404, "NotFoundError"), error(503, "TransientError"), body(b"BZh9")])
+@pytest.mark.parametrize("form", ["bz2", "zst"])
+def test_good_lines_of_an_archive_are_not_given_up_when_their_minute_is_not_to_be_had(
+    server: Server, run: Run, tmp_path: Path, then: Handler, form: str
+) -> None:
+    packages = publish(server, NAMES)
+    hurt = bz2.decompress(packages[HOUR[7]]) + b"{broken\n"
+    hours(server, archive({name: packages[name] for name in HOUR} | {HOUR[7]: bz2.compress(hurt)}))
+    server.answer(f"/feeds/files/{HOUR[7]}", then)
+    args = ("feed_dump", "files", *RANGE, "--out", tmp_path / "d", "--format", form)
+    result = run(*args, server=server, VT_MAX_WAIT="1")
+    assert result.returncode == 3 and "1 of 6 lines are not JSON" in result.stderr, result.stderr
+    there = tmp_path / "d" / layout(HOUR[7], f".jsonl.{form}")
+    assert (bz2.decompress(there.read_bytes()) if form == "bz2" else read_zst(there) + b"{broken\n") == hurt
+    assert not list(tmp_path.rglob("*.missing")) and "0 missing" in result.stderr
+
+
+class Crowd:
+    """Counts how many requests of a handler are in hand at once."""
+
+    now = most = 0
+
+    def counted(self, handler: Handler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.05)
+            self.now -= 1
+            return await handler(request)
+
+        return handle
+
+
+def test_no_more_minutes_are_in_hand_than_told_and_no_more_than_two_archives(
+    server: Server, run: Run, tmp_path: Path
+) -> None:
+    minute, hour = Crowd(), Crowd()
+    server.answer("/feeds/files/hourly/*", hour.counted(body(archive({}))))
+    server.answer("/feeds/files/*", minute.counted(body(package([{"id": "a"}]))))
+    args = ("--from", "202611220100", "--to", "202611220500", "--hourly", "--jobs", 8, "--out", tmp_path / "d")
+    result = run("feed_dump", "files", *args, server=server)
+    assert result.returncode == 0 and len(files(tmp_path / "d")) == 240, result.stderr
+    assert hour.most <= 2 and minute.most <= 8
+
+
+def test_an_hour_whose_archive_the_disk_does_not_hold_is_named_as_a_whole(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    packages = publish(server, HOUR)
+    hours(server, archive(packages))
+    monkeypatch.setattr(feed_dump, "unpack", full)
+    for name, value in {"VT_HOST": server.url, "VT_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    hour = feed_dump.named(HOUR[0])
+    dump = feed_dump.Dump("files", str(tmp_path / "d"))
+    run = asyncio.run(feed_dump.feed_dump(dump, hour, hour + 60, hourly=True))
+    assert run.ended == (f"cannot write to {dump.out}: No space left on device", 1)
+    assert run.failed | run.untried == set(range(hour, hour + 60))
+
+
+def test_artifacts_alone_take_no_archive(server: Server, run: Run, tmp_path: Path) -> None:
+    publish(server, HOUR, "file_behaviours")
+    args = ("file_behaviours", "--from", HOUR[0], "--to", "202611220200", "--out", tmp_path / "d")
+    assert run("feed_dump", *args, server=server).returncode == 0
+    server.seen.clear()
+    result = run("feed_dump", *args, "--hourly", "--artifacts", "pcap", server=server)
+    assert result.returncode == 0 and "60 were there" in result.stderr and not server.seen
