@@ -30,7 +30,7 @@ IDS = [
     "\ud800",
     "-rf",
 ]
-RANGE = ("--from", START, "--to", "202611220059")
+RANGE = ("--from", START, "--to", "209611220059")
 
 
 def behaviours(server: Server, host: str, ids: list[str] = IDS) -> dict[str, bytes]:
@@ -183,14 +183,14 @@ def test_a_link_that_is_refused_costs_only_itself(server: Server, other_host: Se
     links["good"] = f"{server.url}/api/v3/files/good"
     reports = [{"id": name, "context_attributes": {"pcap": url}} for name, url in links.items()]
     server.answer(f"/feeds/file_behaviours/{START}", body(package(reports)))
-    server.answer("/feeds/file_behaviours/202611220059", body(package([{"id": "next"}])))
+    server.answer("/feeds/file_behaviours/209611220059", body(package([{"id": "next"}])))
     server.answer("/files/good", body(b"pcap"))
     for status in (400, 403):
         server.answer(f"/files/{status}", error(status, "WrongCredentialsError"))
     for status in (401, 429):
         server.answer(f"/files/{status}", redirect(f"{other_host.url}/{status}"))
         other_host.answer(f"/{status}", html(status))
-    args = ("--from", START, "--to", "202611220100", "--out", tmp_path / "d", "--artifacts", "pcap", "--jobs", 1)
+    args = ("--from", START, "--to", "209611220100", "--out", tmp_path / "d", "--artifacts", "pcap", "--jobs", 1)
     result = run("feed_dump", "file_behaviours", *args, server=server)
     assert result.returncode == 3 and "4 of 5 artifacts failed" in result.stderr
     assert "2 minutes" in result.stderr and list(artifacts(tmp_path / "d").values()) == [b"pcap"]

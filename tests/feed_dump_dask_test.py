@@ -79,7 +79,7 @@ def cluster(tmp_path: Path, server: Server) -> Iterator[Cluster]:
 def dump(tmp_path: Path, server: Server | None, out: Path, *args: str, **extra: str) -> subprocess.Popen[str]:
     env = environment(tmp_path, server, **extra)
     env.pop("VT_API_KEY", None)  # the workers' environment has it, this process needs none
-    command = [sys.executable, str(SCRIPTS / "feed_dump.py"), "files", "--from", NAMES[0], "--to", "202611220400"]
+    command = [sys.executable, str(SCRIPTS / "feed_dump.py"), "files", "--from", NAMES[0], "--to", "209611220400"]
     return subprocess.Popen(
         [*command, "--out", str(out), *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

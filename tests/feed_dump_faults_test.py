@@ -279,7 +279,7 @@ def test_verify_names_what_is_damaged_and_what_is_not_there(
         (out / layout(name, suffix)).unlink()
     for name in (NAMES[9], NAMES[10]):  # the second is there: its mark is older
         (out / layout(name, ".missing")).touch()
-    (out / layout("999999999999", suffix).replace("date=9999-99-99/hour=99", "date=2026-11-22/hour=00")).touch()
+    (out / layout("999999999999", suffix).replace("date=9999-99-99/hour=99", "date=2096-11-22/hour=00")).touch()
     result = run("feed_dump", "verify", out)
     assert result.returncode == 3 and " 1 missing at VirusTotal" in result.stderr
     told = [line.split("\t")[:2] for line in result.stdout.splitlines()]

@@ -61,7 +61,7 @@ def test_a_followers_failures_are_tried_again_without_a_new_start(
 def test_a_follower_that_waits_ends_at_once_when_told_to(server: Server, tmp_path: Path, sent: signal.Signals) -> None:
     packages = publish(server, NAMES)
     process = start(tmp_path, server, tmp_path / "d", "--follow", end="")
-    probed = "GET /feeds/files/202611220005"
+    probed = "GET /feeds/files/209611220005"
     while len(list((tmp_path / "d").rglob("2*.bz2"))) < len(NAMES) or probed not in server.paths:
         assert process.poll() is None
         time.sleep(0.02)
@@ -73,8 +73,8 @@ def test_a_follower_that_waits_ends_at_once_when_told_to(server: Server, tmp_pat
 
 def test_a_range_that_the_server_does_not_have_yet_is_incomplete(server: Server, tmp_path: Path) -> None:
     publish(server, NAMES)
-    code, stderr = end(start(tmp_path, server, tmp_path / "d", end="202611230000"))
-    assert code == 3 and "not available yet: 202611220005 and later" in stderr
+    code, stderr = end(start(tmp_path, server, tmp_path / "d", end="209611230000"))
+    assert code == 3 and "not available yet: 209611220005 and later" in stderr
     assert len(server.seen) < 20
 
 
@@ -87,7 +87,7 @@ def test_a_minute_not_available_in_the_middle_is_failed_and_ends_nothing(
     for name in names[5:7]:
         server.answer(f"/feeds/files/{name}", error(400, "NotAvailableYet"))
     code, stderr = end(start(tmp_path, server, tmp_path / "d", *args, end=""))
-    assert code == 3 and "failed: 202611220005 to 202611220006;" in stderr.splitlines()[-1], stderr
+    assert code == 3 and "failed: 209611220005 to 209611220006;" in stderr.splitlines()[-1], stderr
     assert set(files(tmp_path / "d")) == {layout(name) for name in set(names) - set(names[5:7])}
     asked = len(server.seen)
     assert end(start(tmp_path, server, tmp_path / "d", *args, end=""))[0] == 3, "later minutes are on disk"

@@ -18,7 +18,7 @@ from feed_dump_faults_test import read_zst
 from feed_dump_test import body, files, layout, minutes, package, publish
 
 HOUR = minutes(60, 60)
-RANGE = ("--from", "202611220058", "--to", "202611220202", "--hourly")
+RANGE = ("--from", "209611220058", "--to", "209611220202", "--hourly")
 NAMES = minutes(58, 64)
 
 
@@ -29,7 +29,7 @@ def archive(packages: dict[str, bytes], member: str = "{}") -> bytes:
             info = tarfile.TarInfo(member.format(name))
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-        link = tarfile.TarInfo("202611220103")
+        link = tarfile.TarInfo("209611220103")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     return packed.getvalue()
@@ -37,10 +37,10 @@ def archive(packages: dict[str, bytes], member: str = "{}") -> bytes:
 
 def hours(server: Server, content: bytes) -> None:
     server.answer("/feeds/files/hourly/*", error(404, "NotFoundError"))
-    server.answer("/feeds/files/hourly/2026112201", body(content))
+    server.answer("/feeds/files/hourly/2096112201", body(content))
 
 
-@pytest.mark.parametrize("member", ["{}", "./files/{}.bz2", "/etc/{}", "../../{}.json.bz2", "2026112201/files-{}-v3"])
+@pytest.mark.parametrize("member", ["{}", "./files/{}.bz2", "/etc/{}", "../../{}.json.bz2", "2096112201/files-{}-v3"])
 def test_an_hourly_archive_gives_the_same_files_for_one_request(
     server: Server, run: Run, tmp_path: Path, member: str
 ) -> None:
@@ -50,8 +50,8 @@ def test_an_hourly_archive_gives_the_same_files_for_one_request(
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
     assert sorted(server.paths) == [
-        "GET /feeds/files/202611220058", "GET /feeds/files/202611220059", "GET /feeds/files/202611220200",
-        "GET /feeds/files/202611220201", "GET /feeds/files/hourly/2026112201",
+        "GET /feeds/files/209611220058", "GET /feeds/files/209611220059", "GET /feeds/files/209611220200",
+        "GET /feeds/files/209611220201", "GET /feeds/files/hourly/2096112201",
     ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_the_oldest_minute_of_an_hour_settles_the_types(server: Server, run: Run
     packages[HOUR[1]] = package([{"attributes": {"n": 1.5, "more": "x" * 1_000_000}}] * 20)
     publish(server, NAMES)
     hours(server, archive(packages))
-    args = ("--from", HOUR[0], "--to", "202611220200", "--hourly", "--format", "parquet", "--column", "n")
+    args = ("--from", HOUR[0], "--to", "209611220200", "--hourly", "--format", "parquet", "--column", "n")
     run("feed_dump", "files", *args, "--out", tmp_path / "d", server=server)
     assert {str(pq.read_schema(path).field("n").type) for path in (tmp_path / "d").rglob("*.parquet")} == {"double"}
 
@@ -87,7 +87,7 @@ def test_what_an_archive_lacks_or_has_broken_is_asked_for_by_itself(server: Serv
     inside[HOUR[4]] = bz2.compress(b"<html>\n")
     del inside[HOUR[5]], inside[HOUR[7]]
     inside[HOUR[8]], inside[HOUR[9]] = b"", b"\n \n"
-    strange = {"202611210000": packages[HOUR[0]], "README": b"{}", "999999999999": b"{}", f"{HOUR[0]}.sha256": b""}
+    strange = {"209611210000": packages[HOUR[0]], "README": b"{}", "999999999999": b"{}", f"{HOUR[0]}.sha256": b""}
     hours(server, archive(inside | strange))
     result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
@@ -120,7 +120,7 @@ def test_without_an_archive_the_minutes_are_fetched(server: Server, run: Run, tm
         "long comment": body(bomb(tarfile.XGLTYPE, 1 << 20)),
         "full": body(archive({f"{number}.txt": b"" for number in range(1001)} | {HOUR[0]: b"{}"})),
     }
-    server.answer("/feeds/files/hourly/2026112201", answers[wrong])
+    server.answer("/feeds/files/hourly/2096112201", answers[wrong])
     result = run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
@@ -138,17 +138,17 @@ def test_an_hour_that_another_run_has_completed_is_not_asked_for(
 ) -> None:
     publish(server, HOUR)
     out = tmp_path / "d"
-    run("feed_dump", "files", "--from", HOUR[0], "--to", "202611220200", "--out", out, server=server)
+    run("feed_dump", "files", "--from", HOUR[0], "--to", "209611220200", "--out", out, server=server)
     server.seen.clear()
     monkeypatch.setenv("VT_API_KEY", KEY)
     dump = feed_dump.Dump("files", str(out))
-    hour = feed_dump.named("202611220100")
+    hour = feed_dump.named("209611220100")
     assert feed_dump.on_worker(feed_dump.dataclasses.asdict(dump), hour, True, server.url) == []
     assert not server.seen
 
 
 def test_of_an_interrupted_hour_only_what_is_not_on_disk_is_named(tmp_path: Path) -> None:
-    hour = feed_dump.named("202611220100")
+    hour = feed_dump.named("209611220100")
     run = feed_dump.Run(feed_dump.Dump("files", str(tmp_path)), hour, hour + 60, hourly=True)
 
     async def half(minute: int, hourly: bool) -> list[feed_dump.Outcome]:
@@ -174,7 +174,7 @@ def test_an_hour_of_which_little_is_lacking_is_completed_by_the_minute(
     server: Server, run: Run, tmp_path: Path
 ) -> None:
     packages = publish(server, NAMES)
-    run("feed_dump", "files", "--from", "202611220058", "--to", "202611220150", "--out", tmp_path / "d", server=server)
+    run("feed_dump", "files", "--from", "209611220058", "--to", "209611220150", "--out", tmp_path / "d", server=server)
     server.seen.clear()
     assert run("feed_dump", "files", *RANGE, "--out", tmp_path / "d", server=server).returncode == 0
     assert len(server.seen) == 12 and not [path for path in server.paths if "hourly" in path]
@@ -220,7 +220,7 @@ def test_no_more_minutes_are_in_hand_than_told_and_no_more_than_two_archives(
     minute, hour = Crowd(), Crowd()
     server.answer("/feeds/files/hourly/*", hour.counted(body(archive({}))))
     server.answer("/feeds/files/*", minute.counted(body(package([{"id": "a"}]))))
-    args = ("--from", "202611220100", "--to", "202611220500", "--hourly", "--jobs", 8, "--out", tmp_path / "d")
+    args = ("--from", "209611220100", "--to", "209611220500", "--hourly", "--jobs", 8, "--out", tmp_path / "d")
     result = run("feed_dump", "files", *args, server=server)
     assert result.returncode == 0 and len(files(tmp_path / "d")) == 240, result.stderr
     assert hour.most <= 2 and minute.most <= 8
@@ -246,7 +246,7 @@ def test_an_hour_whose_archive_the_disk_does_not_hold_is_named_as_a_whole(
 
 def test_artifacts_alone_take_no_archive(server: Server, run: Run, tmp_path: Path) -> None:
     publish(server, HOUR, "file_behaviours")
-    args = ("file_behaviours", "--from", HOUR[0], "--to", "202611220200", "--out", tmp_path / "d")
+    args = ("file_behaviours", "--from", HOUR[0], "--to", "209611220200", "--out", tmp_path / "d")
     assert run("feed_dump", *args, server=server).returncode == 0
     server.seen.clear()
     result = run("feed_dump", *args, "--hourly", "--artifacts", "pcap", server=server)

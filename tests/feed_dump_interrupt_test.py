@@ -58,7 +58,7 @@ def test_of_an_hour_what_is_in_hand_is_finished_and_the_rest_is_named(
     there = files(tmp_path / "d")
     assert len(there) == done and set(there) <= {layout(name) for name in HOUR}
     assert run.untried == {minute for minute in range(FIRST, FIRST + 60) if not dump.done(minute)}
-    assert server.paths == ["GET /feeds/files/hourly/2026112201"]
+    assert server.paths == ["GET /feeds/files/hourly/2096112201"]
 
 
 def test_minutes_that_wait_for_a_core_are_not_begun(

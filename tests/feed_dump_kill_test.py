@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, and locks t
 
 
 def start(
-    tmp_path: Path, server: Server, out: Path, *args: str, end: str = "202611220800", **env: str
+    tmp_path: Path, server: Server, out: Path, *args: str, end: str = "209611220800", **env: str
 ) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPTS / "feed_dump.py"), "files", "--from", NAMES[0], "--out", str(out), *args]
     return subprocess.Popen(
@@ -125,7 +125,7 @@ def test_a_signal_ends_a_run_with_130_and_whole_files(
 ) -> None:
     out = tmp_path / "d"
     gate.left = 100
-    process = start(tmp_path, feed, out, *args, end="" if "--follow" in args else "202611220800", **PATIENT)
+    process = start(tmp_path, feed, out, *args, end="" if "--follow" in args else "209611220800", **PATIENT)
     assert caught(process, out, 20)
     process.send_signal(sent)
     code, stderr = end(process)

@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from conftest import KEY, Handler, Run, Server, error
 
-START = "202611220058"  # two minutes before an hour's end: the layout's folders change within each test's range
+START = "209611220058"  # two minutes before an hour's end: the layout's folders change within each test's range
 
 
 def minutes(first: int, number: int) -> list[str]:
-    """The `number` minutes from 2026-11-22 00:00 + `first` on, by name."""
-    return [f"20261122{m // 60:02d}{m % 60:02d}" for m in range(first, first + number)]
+    """The `number` minutes from 2096-11-22 00:00 + `first` on, by name: by no clock are they too old for the feeds."""
+    return [f"20961122{m // 60:02d}{m % 60:02d}" for m in range(first, first + number)]
 
 
 def lines(minute: str, number: int = 5) -> list[dict[str, Any]]:
@@ -65,12 +65,12 @@ def layout(name: str, suffix: str = ".jsonl.bz2") -> str:
 
 def test_a_range_is_on_disk_byte_for_byte_and_asked_for_once(server: Server, run: Run, tmp_path: Path) -> None:
     packages = publish(server, minutes(58, 4))
-    result = run("feed_dump", "files", "--from", START, "--to", "202611220102", "--out", tmp_path / "d", server=server)
+    result = run("feed_dump", "files", "--from", START, "--to", "209611220102", "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(name): content for name, content in packages.items()}
     assert sorted(server.paths) == [f"GET /feeds/files/{name}" for name in packages]
     assert "4 minutes (20 lines" in result.stderr.splitlines()[-1]
-    again = run("feed_dump", "files", "--from", START, "--to", "202611220102", "--out", tmp_path / "d", server=server)
+    again = run("feed_dump", "files", "--from", START, "--to", "209611220102", "--out", tmp_path / "d", server=server)
     assert again.returncode == 0 and len(server.paths) == 4
     assert "4 were there" in again.stderr
 
@@ -86,7 +86,7 @@ def test_the_key_does_not_follow_the_redirect_to_the_storage(
 
     server.answer(f"/feeds/files/{START}", redirect)
     other_host.answer(f"/storage/{START}", body(content))
-    result = run("feed_dump", "files", "--from", START, "--to", "202611220059", "--out", tmp_path / "d", server=server)
+    result = run("feed_dump", "files", "--from", START, "--to", "209611220059", "--out", tmp_path / "d", server=server)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "d") == {layout(START): content}
     assert len(other_host.seen) == 1
@@ -104,10 +104,10 @@ def test_without_to_the_server_says_where_the_range_ends(server: Server, run: Ru
 
 def test_a_lone_404_is_marked_and_asked_for_again_only_on_demand(server: Server, run: Run, tmp_path: Path) -> None:
     publish(server, minutes(58, 3))
-    server.answer("/feeds/files/202611220059", error(404, "NotFoundError"), body(package(lines("202611220059"))))
-    args = ("feed_dump", "files", "--from", START, "--to", "202611220101", "--out", tmp_path / "d")
+    server.answer("/feeds/files/209611220059", error(404, "NotFoundError"), body(package(lines("209611220059"))))
+    args = ("feed_dump", "files", "--from", START, "--to", "209611220101", "--out", tmp_path / "d")
     assert run(*args, server=server).returncode == 0
-    assert layout("202611220059", ".missing") in files(tmp_path / "d")
+    assert layout("209611220059", ".missing") in files(tmp_path / "d")
     seen = len(server.seen)
     assert run(*args, server=server).returncode == 0
     assert len(server.seen) == seen
@@ -119,8 +119,8 @@ def test_several_404s_in_a_row_are_an_error_and_leave_no_marks(server: Server, r
     publish(server, minutes(58, 8))
     for name in minutes(60, 4):
         server.answer(f"/feeds/files/{name}", error(404, "NotFoundError"))
-    result = run("feed_dump", "files", "--from", START, "--to", "202611220106", "--out", tmp_path / "d", server=server)
+    result = run("feed_dump", "files", "--from", START, "--to", "209611220106", "--out", tmp_path / "d", server=server)
     assert result.returncode == 3
-    assert "202611220100 to 202611220103" in result.stderr.splitlines()[-1]
+    assert "209611220100 to 209611220103" in result.stderr.splitlines()[-1]
     assert not list((tmp_path / "d").rglob("*.missing"))
     assert len(files(tmp_path / "d")) == 4
