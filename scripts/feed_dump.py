@@ -331,14 +331,6 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def matches(item: dict[str, Any], path: str) -> list[Any]:
-    """What `path` matches in `item`; nothing where the item is nested too deep to be searched."""
-    try:
-        return dictpath.get_all(item, path)
-    except RecursionError:
-        return []
-
-
 @contextmanager
 def sink(path: Path, form: str) -> Iterator[Callable[[list[bytes]], Any]]:
     """A function that writes lines into a new file in the format `form` (parquet: see parquet_sink)."""
@@ -393,7 +385,7 @@ def settled(dump: Dump, package: Path, form: str) -> Dump:
             for line in json_lines(source, form):
                 item = parse(line) or {}
                 for name, path in open_columns.items():
-                    for value in matches(item, path):
+                    for value in dictpath.get_all(item, path):
                         types[name].add(type(value))
                         if isinstance(value, list):
                             types[name].update(dict if isinstance(v, list) else type(v) for v in value)
@@ -493,7 +485,7 @@ def parquet_sink(path: Path, dump: Dump, outcome: Outcome) -> Iterator[Callable[
                 row = []
                 for column, jsonpath, kind in dump.columns:
                     # `$` is the line as it came: to parse it and write it again would cost ten times the memory.
-                    found = [line.decode()] if jsonpath == "$" else matches(item, jsonpath)
+                    found = [line.decode()] if jsonpath == "$" else dictpath.get_all(item, jsonpath)
                     value, misfits = cell(found, kind)
                     if misfits:
                         outcome.misfits[column] = outcome.misfits.get(column, 0) + misfits
@@ -568,7 +560,7 @@ def sift(lines: list[bytes], where: str) -> tuple[list[bytes], list[bytes]]:
         value = parse(line)
         if value is None:
             rejected.append(line)
-        elif matches(value, where):
+        elif dictpath.get_all(value, where):
             kept.append(line)
     return kept, rejected
 
