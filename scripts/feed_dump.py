@@ -1393,7 +1393,7 @@ def on_worker(fields: dict[str, Any], minute: int, hour: bool, host: str | None)
 
     async def run() -> list[Outcome]:
         async with VirusTotal(host=host) as client:
-            outcomes = await unit_fetcher(dump, client, None, 16)(minute, hour)
+            outcomes = await unit_fetcher(dump, client, None, 8)(minute, hour)
             for first in outcomes[:1]:
                 first.requests += client.requests
             return outcomes
