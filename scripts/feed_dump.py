@@ -1353,15 +1353,14 @@ def pool(dump: Dump) -> Executor:
     return workers
 
 
-def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor | None, jobs: int) -> FetchUnit:
-    """The function that fetches a minute or an hour with `client`; `workers` (None: threads) do its work.
+def unit_fetcher(dump: Dump, client: VirusTotal, workers: Executor, jobs: int) -> FetchUnit:
+    """The function that fetches a minute or an hour with `client`; `workers` do its work.
 
     However many it is called for, it has at most `jobs` minutes in hand at once.
     """
-    executor = workers or ThreadPoolExecutor(jobs)
 
     async def work(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        job = executor.submit(function, *args, **kwargs)
+        job = workers.submit(function, *args, **kwargs)
         future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
@@ -1393,7 +1392,7 @@ def on_worker(fields: dict[str, Any], minute: int, hour: bool, host: str | None)
 
     async def run() -> list[Outcome]:
         async with VirusTotal(host=host) as client:
-            outcomes = await unit_fetcher(dump, client, None, 8)(minute, hour)
+            outcomes = await unit_fetcher(dump, client, workers, 8)(minute, hour)
             for first in outcomes[:1]:
                 first.requests += client.requests
             return outcomes
@@ -1401,7 +1400,8 @@ def on_worker(fields: dict[str, Any], minute: int, hour: bool, host: str | None)
     try:
         with open(Path(dump.out) / ".feed_dump", "rb+") as file:  # which says that the directory is the same one
             lock(file, shared=True)
-            outcomes = asyncio.run(run())
+            with ThreadPoolExecutor(8) as workers:
+                outcomes = asyncio.run(run())
     except (UsageError, OSError) as error:
         outcomes = [Outcome(minute, "stop", f"a worker: {error}", 2 if isinstance(error, UsageError) else 1)]
     return [dataclasses.asdict(outcome) for outcome in outcomes]
