@@ -31,10 +31,8 @@ class Cluster:
         self.file = folder / "scheduler.json"
         self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show",
                    "--scheduler-file", str(self.file))  # fmt: skip
-        self.until(self.file.exists)
-        found = re.search(r'"(tcp://[^"]+)"', self.file.read_text())
-        assert found
-        self.address = found[1]
+        self.until(self.addresses)  # the file may be there before what it holds
+        self.address = self.addresses()[0]
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
         # The scheduler's environment lacks the key: it has no use for it.
@@ -57,6 +55,9 @@ class Cluster:
         while not true():  # type: ignore[operator]
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.05)
+
+    def addresses(self) -> list[str]:
+        return re.findall(r'"(tcp://[^"]+)"', self.file.read_text()) if self.file.exists() else []
 
     def logs(self) -> str:
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
