@@ -1413,10 +1413,24 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: 
         import distributed
     except ImportError:
         raise UsageError("--scheduler takes Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py …") from None
+
+    class Unprofiled(distributed.WorkerPlugin):
+        """Takes Dask's profiler from workers whose Python it may stop for ever: it looks at all threads every 10 ms,
+        and the garbage collector may come into that (https://github.com/python/cpython/issues/106883)."""
+
+        name = "feed_dump-unprofiled"
+
+        def setup(self, worker: Any) -> None:
+            if sys.version_info < (3, 11, 9):
+                for callback in ("profile", "profile-cycle"):
+                    if found := worker.periodic_callbacks.pop(callback, None):
+                        found.stop()
+
     try:
         cluster = await stack.enter_async_context(distributed.Client(scheduler, asynchronous=True, timeout=10))
         # The workers import this very file, whether they have it or not; one that comes later gets it too.
         await cluster.register_plugin(distributed.diagnostics.plugin.UploadFile(__file__))
+        await cluster.register_plugin(Unprofiled())
     except Exception as error:  # no scheduler, or workers that lack what the script imports
         reason = str(error) or type(error).__name__
         raise UsageError(f"--scheduler {scheduler}: {reason}") from None

@@ -124,6 +124,21 @@ def test_hours_and_columns_go_over_dask_too(server: Server, cluster: Cluster, tm
     assert len(frame) == 1200 and frame["size"].sum() == 240 * 10
 
 
+def test_the_profiler_leaves_a_worker_whose_python_it_may_stop_for_ever(
+    server: Server, cluster: Cluster, tmp_path: Path
+) -> None:
+    import distributed
+
+    publish(server, NAMES)
+    cluster.worker()
+    code, stderr = end(dump(tmp_path, server, tmp_path / "d", "--scheduler", cluster.address), timeout=90)
+    assert code == 0, stderr
+    cluster.worker()  # one that comes later is told too
+    with distributed.Client(cluster.address) as client:
+        profiled = client.run(lambda dask_worker: "profile" in dask_worker.periodic_callbacks)
+    assert list(profiled.values()) == [sys.version_info >= (3, 11, 9)] * 2
+
+
 def test_a_worker_without_a_key_says_so(server: Server, cluster: Cluster, tmp_path: Path) -> None:
     del cluster.env["VT_API_KEY"]
     cluster.worker()
