@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import asyncio
 import bz2
-import collections
 import contextlib
 import contextvars
 import dataclasses
@@ -57,7 +56,7 @@ import tarfile
 import time
 import tomllib
 import urllib.parse
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -1434,10 +1433,7 @@ async def task_fetcher(stack: contextlib.AsyncExitStack, dump: Dump, scheduler: 
     except Exception as error:  # no scheduler, or workers that lack what the script imports
         reason = str(error) or type(error).__name__
         raise UsageError(f"--scheduler {scheduler}: {reason}") from None
-    try:
-        pace = aiolimiter.AsyncLimiter(1, 60 / float(os.environ.get("VT_RATE") or 60_000))
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"VT_RATE is a number over 0: {error}") from None
+    pace = aiolimiter.AsyncLimiter(1, 60 / positive("VT_RATE", 60_000))
     module, this_run = Path(__file__).stem, os.urandom(4).hex()
 
     # A nested function travels by value: the scheduler need not import this script.
@@ -1526,7 +1522,7 @@ async def show(run: Run) -> None:
     """Shows how far `run` is until cancelled: live on a terminal, else a line a minute."""
     live = sys.stderr.isatty()
     # A minute's worth: in less, a follower in pace publishes one minute or none.
-    samples = collections.deque([(time.monotonic(), 0, 0)], maxlen=121 if live else 2)
+    samples = deque([(time.monotonic(), 0, 0)], maxlen=121 if live else 2)
     rate = ""
 
     def status() -> str:
