@@ -1,118 +1,220 @@
-"""What a script says and writes: one line on stderr, whole files, an exit code.
+"""What every script prints and writes: messages, files, JSON Lines, the summary line and the exit code.
 
-`vendor.py` copies what stands between the markers into the scripts; the imports stay with the script.
+vendor.py copies the definitions between the markers into the scripts that use them.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import difflib
+import json
 import os
 import re
-import signal
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TextIO
 
 import typer
 
 
 # vendor:begin
 class UsageError(ValueError):
-    """What the user can mend (an argument, a key, a query): one line, exit code 2."""
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
 
 
 def printable(text: object) -> str:
-    """`text` on one line that no terminal obeys: escapes, line ends, bidi marks and lone surrogates spelled out.
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
 
-    VirusTotal's strings come from malware authors; str.isprintable() is False for just those characters.
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
     """
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def say(message: object) -> None:
-    """One line on stderr; stdout is for data alone."""
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
     print(printable(message), file=sys.stderr, flush=True)
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name, on disk to the last byte, when the block succeeds.
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
 
-    When the block fails nothing appears, and what stood at `path` stays. Raises OSError.
-    """
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".{os.urandom(6).hex()}.part")
+
+def defang(value: str) -> str:
+    """Return an indicator that nobody visits by accident: hxxp://evil[.]example, 192[.]0[.]2[.]7, 2001[:]db8[:][:]1."""
+    if re.fullmatch("[0-9A-Fa-f:.]+", value) and value.count(":") > 1:
+        value = value.replace(":", "[:]")
+    return re.sub("^(h)tt(p)", r"\1xx\2", value, flags=re.IGNORECASE).replace(".", "[.]")
+
+
+def as_list(name: str, values: Iterable[str] | None) -> list[str]:
+    """Return `values` as a list. Raises TypeError for a string, which would be taken for a list of its characters."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings: [{values!r}], not {values!r}")
+    return list(values or [])
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
+    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
     try:
         yield part
-        with open(part, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
-        if os.name == "posix":  # the rename itself must survive a power cut; Windows cannot open a folder
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        os.replace(part, path.resolve())
     finally:
         part.unlink(missing_ok=True)
 
 
-def end_once(number: int, frame: object) -> None:
-    """Ends the work as Ctrl-C does. SIGTERM may come twice, from a process group and from uv: once is meant."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.raise_signal(signal.SIGINT)
+class Format(StrEnum):
+    """What a source prints: a short line per object for people, or the object as JSON for programs."""
+
+    text = "text"
+    jsonl = "jsonl"
 
 
-def cli(main: Callable[..., int] | typer.Typer, doc: str | None, **settings: Any) -> NoReturn:
-    """Runs `main` (or an app of several commands), `doc` being its help as it stands; exits with the code it returns.
+def describe(item: dict[str, Any]) -> str:
+    """Return an object as one line for a terminal: id (a URL's address), detections, name."""
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    stats = attributes.get("last_analysis_stats") or {}
+    names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
+    error = item.get("error") or {}
+    parts = [
+        context.get("url") or attributes.get("url") or item.get("id"),
+        f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
+        context.get("rule_name"),
+        next(filter(None, names), ""),
+        f"{error.get('code')}: {error.get('message')}" if error else "",
+    ]
+    return printable("  ".join(str(part) for part in parts if part))
 
-    `settings` are typer's for the command. What the user can mend, and whatever the network did, is one line on stderr
-    and the error's `exit_code`. SIGTERM ends a script as Ctrl-C does, so that what it has got is kept. A pipe that its
-    reader closed ends quietly.
+
+@contextlib.contextmanager
+def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+    """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
+
+    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    Raises UsageError and OSError.
     """
-    kept = re.sub("\n\n(?= )", "\n\n\b\n", doc or "")  # \b: typer keeps the lines of what is indented as written
+    if path is None:
+        yield sys.stdout
+        return
+    if append and path.exists():
+        remove_incomplete_line(path)
+    try:
+        file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
+    except FileExistsError:
+        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+    try:
+        with file:
+            yield file
+    except BaseException:
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
+        raise
+
+
+def remove_incomplete_line(path: Path) -> None:
+    """Truncate the file after its last newline: kill -9 or a full disk may have left half a line."""
+    with open(path, "rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
+def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format | None = None) -> None:
+    """Write one line for each object, and flush. Without `style`, a terminal gets text and everything else JSON.
+
+    The JSON is ASCII, which neutralises terminal escapes and keeps lone surrogates.
+    """
+    as_text = style is Format.text or (style is None and file.isatty())
+    for item in objects:
+        file.write(f"{describe(item) if as_text else json.dumps(item)}\n")
+    file.flush()
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
     if isinstance(main, typer.Typer):
         app = main
-        app.info.help = kept
     else:
-        app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(help=kept, **settings)(main)
-    for name in ("stdout", "stderr"):
-        stream: Any = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - closed by a shell's >&-
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-        setattr(sys, name, stream)
-    # Started in the background of a shell script, SIGINT is ignored; asyncio ends well only on one that is not.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, end_once)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
-        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:  # app() has endings of its own
-            code: Any = command.invoke(context) or 0
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
         sys.stdout.flush()
-    except typer.Exit as ended:
-        code = ended.exit_code
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
-        code = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted")
-        code = 130
+        log("interrupted")
+        return 130
     except typer.TyperException as error:
-        say(f"error: {error.format_message()} (--help shows the usage)")
-        code = error.exit_code
-    except (UsageError, OSError) as error:
-        say(f"error: {error}")
-        code = 2 if isinstance(error, UsageError) else 1
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
     except Exception as error:
-        if not hasattr(error, "exit_code"):
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
             raise
-        say(f"error: {error}")
-        code = error.exit_code
-    sys.exit(code)
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
 
 
 # vendor:end

@@ -1,406 +1,356 @@
-"""`VirusTotal`, the one place where the network's misfortunes are met, and its `pages`, which lose and repeat nothing.
+"""A vt.Client with retries, rate limiting and paging.
 
-`vendor.py` copies what stands between the markers into the scripts; the imports stay with the script.
+vendor.py copies the definitions between the markers into the scripts that use them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import dataclasses
 import email.utils
 import json
+import math
 import os
 import random
 import re
-import shlex
 import time
 import tomllib
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
+import aiohttp.base_protocol
 import aiolimiter
 import tenacity
 import vt
 import yarl
 
-from output import UsageError, say
+from output import Format, UsageError, log, open_lines, plural, print_summary, write_objects
 
 # vendor:begin
-Json = dict[str, Any]  # an object, or a whole answer, as VirusTotal sends it
-
-
-# Seconds that a task has waited for its turns.
-QUEUED: contextvars.ContextVar[float] = contextvars.ContextVar("QUEUED", default=0)
-FRUITLESS = 100  # the most pages in a row that hold nothing new: some are normal, and each is paid for
+SECOND = 1.0  # the unit of every delay; tests shorten it
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
+RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """What came in place of data: VirusTotal's `code` and `message`, or ours for what the network did.
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
 
-    `status` is HTTP's (0: no whole answer), `retry_after` seconds or None, `heals` whether asking again may help,
-    `sent` whether VirusTotal may have carried the request out, `cursor` where the pages go on.
-    """
-
-    def __init__(self, code: str, message: str, status: int = 0, *, heals: bool = False, sent: bool = True) -> None:
+    def __init__(self, code: str, message: str, status: int = 0) -> None:
         super().__init__(code, message)
-        self.status, self.heals, self.sent = status, heals, sent
-        self.retry_after: float | None = None
-        self.cursor: str | None = None
+        self.status = status
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}{self.cure}{resumption(self.cursor)}"
-
-    @property
-    def cure(self) -> str:
-        """What to do about it, where neither VirusTotal's message nor a cursor says so."""
-        if self.cursor or self.exit_code == 2 or self.status == 404:
-            return ""
-        if self.status == 429:
-            return " (run it again when there is quota)"
-        network = "look at the network, VT_HOST and HTTPS_PROXY, or " if self.status == 0 else ""
-        return f" ({network}run it again later)" if self.heals else ""
+        return f"{self.code}: {self.message}"
 
     @property
     def exit_code(self) -> int:
-        """2 for what the user can mend, 4 for the quota, 1 for all else."""
-        return 4 if self.status == 429 else 2 if self.status in (400, 401, 403, 409) else 1
+        """2 for a mistake in the key or the query, 4 for an exhausted quota, 1 otherwise."""
+        return {400: 2, 401: 2, 403: 2, 409: 2, 429: 4}.get(self.status, 1)
+
+
+class Page(NamedTuple):
+    """Objects as VirusTotal sent them, the cursor after them (None: no more), and how many match in all, if known."""
+
+    objects: list[dict[str, Any]]
+    cursor: str | None
+    total: int | None
 
 
 class VirusTotal(vt.Client):
-    """vt-py's client with `ask` and `pages`, which repeat what heals for up to VT_MAX_WAIT seconds (default 300).
+    """A drop-in replacement for vt.Client. Every request, also of vt-py's own methods, is retried, paced and counted.
 
-    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it goes to `host` (else VT_HOST) alone, whatever
-    link or redirect is followed. VT_RATE is the most requests a minute. Proxies come from the environment.
-    `requests` counts what VirusTotal was asked. Raises UsageError when a setting is missing or makes no sense.
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it is sent to `host` (else VT_HOST) only.
+    VT_MAX_WAIT is the longest total wait between retries in seconds (300), VT_RATE the most requests a minute,
+    VT_MAX_REQUESTS the most requests in all. `requests` counts them. Errors are raised as VirusTotalError.
     """
 
-    def __init__(self, apikey: str | None = None, host: str | None = None) -> None:
-        key, self._key_source = find_key(apikey)
-        host = host or os.environ.get("VT_HOST") or "https://www.virustotal.com"
-        try:
-            self._origin = yarl.URL(host).origin()
-            if self._origin.scheme not in ("http", "https"):
-                raise ValueError("no http")
-        except ValueError:
-            raise UsageError(f"VT_HOST is {host}, which is no URL such as https://www.virustotal.com") from None
-        self.max_wait = positive("VT_MAX_WAIT", 300)
-        # One request each so many seconds: with a burst before the steady flow the first minute is overdrawn.
-        self._pace = aiolimiter.AsyncLimiter(1, 60 / positive("VT_RATE", 60_000))
-        super().__init__(key, agent="virustotal-scripts", host=host.rstrip("/"), trust_env=True)
+    def __init__(
+        self, apikey: str | None = None, agent: str = "virustotal-scripts", host: str | None = None, **options: Any
+    ) -> None:
+        key, self.key_source = find_key(apikey)
+        host = (host or os.environ.get("VT_HOST") or "https://www.virustotal.com").rstrip("/")
+        if not re.match(r"https?://[^/\s]+$", host):
+            raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
+        super().__init__(key, agent, host, **{"trust_env": True, "timeout": 60} | options)
+        self.origin = yarl.URL(host).origin()
         self.requests = 0
+        self.connected = False
+        self.max_wait = positive_env("VT_MAX_WAIT", 300)
+        self.max_requests = positive_env("VT_MAX_REQUESTS", math.inf)
+        self.pace = aiolimiter.AsyncLimiter(1, 60 * SECOND / positive_env("VT_RATE", 1e6))
 
-    def _get_session(self) -> aiohttp.ClientSession:
-        """vt-py's session, without its default headers: they carry the key to every host."""
-        if self._session is None:  # type: ignore[has-type]
-            wait = self.max_wait
-            self._session = aiohttp.ClientSession(
-                connector=self._connector,
-                # VirusTotal compresses for strangers only where the agent too says gzip (vt-py's _USER_AGENT_FMT).
-                headers={"User-Agent": f"{self._agent}; gzip", "Accept-Encoding": "gzip"},
-                timeout=aiohttp.ClientTimeout(total=wait, sock_connect=min(30, wait), sock_read=min(60, wait / 2)),
-                middlewares=(self._authorise,),
-                trust_env=True,
-            )
-        return self._session
+    def __getattribute__(self, name: str) -> Any:
+        """Refuse vt-py's synchronous methods where they cannot work: in a running event loop, such as a notebook's."""
+        if hasattr(vt.Client, f"{name}_async") and asyncio._get_running_loop():
+            raise RuntimeError(f"in a notebook or a coroutine, use `await client.{name}_async(...)`")
+        return super().__getattribute__(name)
 
-    async def _authorise(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
-        """aiohttp calls this for each hop, redirects too: feeds redirect to storage on another host."""
-        if request.url.origin() == self._origin:
-            request.headers["X-Apikey"] = self._apikey
-            self.requests += 1
-        else:  # with proxies from the environment, aiohttp takes passwords from ~/.netrc too, for any host
-            request.headers.pop("Authorization", None)
-        return await handler(request)
+    def __enter__(self) -> VirusTotal:
+        if asyncio._get_running_loop():
+            raise RuntimeError("in a notebook or a coroutine, use `async with VirusTotal() as client:`")
+        return self
 
     def _full_url(self, path: str, *args: Any) -> str:
-        """`path` with each {} filled by one quoted segment; a whole URL (a link out of an answer) stays as it is."""
+        """Return the URL of `path`, each {} replaced by one quoted segment. A whole URL of this host stays as it is."""
         if path.startswith(("https://", "http://")):
-            return path
+            own = path.startswith(f"http://{self.origin.host}/") and self.origin.scheme == "https"
+            return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
         return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
 
-    @contextlib.asynccontextmanager
-    async def answer(self, method: str, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request, asked once: the answer, its body still to be read inside the block.
-
-        `path` and `args` are as for `ask`, `kwargs` aiohttp's (params, json, timeout). Raises VirusTotalError unless
-        the status is 2xx, and for what the network does until the block ends.
-        """
-        began = time.monotonic()
-        await self._pace.acquire()  # not in the session, whose timeout would count the wait as VirusTotal's
-        QUEUED.set(QUEUED.get() + time.monotonic() - began)
-        try:
-            async with self._get_session().request(method, yarl.URL(self._full_url(path, *args)), **kwargs) as response:
-                if response.status >= 300:
-                    raise await self._error(response)
-                yield response
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            lasting = (
-                aiohttp.ClientSSLError,
-                aiohttp.InvalidURL,
-                aiohttp.NonHttpUrlClientError,
-                aiohttp.TooManyRedirects,
+    def _get_session(self) -> aiohttp.ClientSession:
+        """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
+        if self._session is None:  # type: ignore[has-type]
+            headers = {
+                "User-Agent": f"{self._agent}; vtpy {vt.__version__}; gzip",
+                "Accept-Encoding": "gzip",
+                "x-tool": "opensource.virustotal-scripts.v1",  # without it, no gti_assessment
+            }
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                headers=headers | (self._user_headers or {}),
+                # No total: it would count the sleep between retries.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=self._timeout),
+                middlewares=[self._send],
+                trust_env=self._trust_env,
             )
-            sent = not isinstance(error, aiohttp.ClientConnectorError)
-            message, heals = self._redacted(str(error)) or "no answer in time", not isinstance(error, lasting)
-            message += "" if heals else " (look at VT_HOST and HTTPS_PROXY)"
-            raise VirusTotalError(type(error).__name__, message, heals=heals, sent=sent) from None
+        return self._session
 
-    def _redacted(self, text: str) -> str:
-        """`text` without the key, in whichever case it was echoed."""
-        return re.sub(re.escape(self._apikey), "[key]", text, flags=re.IGNORECASE)
+    async def _send(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """Send a request, and again after a transient failure. aiohttp calls this for each request and redirect hop.
 
-    async def _error(self, response: aiohttp.ClientResponse) -> VirusTotalError:
-        """What an answer of status 3xx, 4xx or 5xx says; `heals` as in VirusTotal's table of errors."""
-        try:
-            async with asyncio.timeout(60):  # of a download, which has no bound of its own, an error may drip
-                body = await response.content.readexactly(1 << 16)  # no error takes more
-        except asyncio.IncompleteReadError as short:
-            body = short.partial
-        # UTF-8 whatever charset is announced: Python knows some (zlib, idna) that decode nothing here.
-        status, text = response.status, body.decode(errors="replace")
-        try:
-            said = json.loads(text)["error"]
-            code, message = str(said["code"]), str(said.get("message"))
-            broken = False
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a proxy's HTML, or half an answer
-            # The key goes before anything is cut: WrongCredentialsError has echoed it.
-            code, message = f"HTTP {status}", " ".join(re.sub(r"<[^<>]*>", " ", self._redacted(text)).split())[:200]
-            broken = "json" in response.content_type
-        # Redacted here too: JSON may have spelled the key in escapes.
-        code, message = self._redacted(code)[:100], self._redacted(message)[:1000]
-        if status in (401, 403):
-            message += f" (the key is from {self._key_source}; searches, feeds and hunting need a premium one)"
-        heals = status in (424, 429) or 500 <= status <= 504 or broken
-        error = VirusTotalError(code, message, status, heals=heals, sent=status != 429)
-        error.retry_after = retry_after(response.headers)
-        return error
-
-    def retrying(self, heals: Callable[[VirusTotalError], bool] = lambda error: error.heals) -> tenacity.AsyncRetrying:
-        """`await client.retrying()(function, *args)`: calls it again after each VirusTotalError that `heals`.
-
-        Retry-After wins over the exponential wait. The last error is raised once VT_MAX_WAIT would be overrun, the wait
-        for VT_RATE's turns not counted.
+        A POST that may have reached VirusTotal is not repeated: it could start a second job.
         """
-        queued = QUEUED.get()
-        backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=60)
+        own = request.url.origin() == self.origin
+        if own:
+            request.headers["X-Apikey"] = self._apikey
+        else:
+            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
+        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        attempt, waited = 0, 0.0
+        while True:
+            if own:
+                await self._spend_request()
+            delay = min(60, 2**attempt) * random.uniform(0.5, 1) * SECOND
+            outcome: aiohttp.ClientResponse | VirusTotalError
+            try:
+                outcome = await self._receive(await handler(request))
+                if outcome.status == 404 and request.method == "DELETE" and attempt:
+                    outcome.status = 200  # an earlier attempt deleted it, and its response was lost
+                if outcome.status not in RETRY_STATUSES:
+                    return outcome
+                delay = retry_after(outcome.headers.get("Retry-After", ""), delay)
+                consumed = getattr(request.body, "consumed", False)  # a generator is empty on the second attempt
+                repeatable = idempotent or (outcome.status == 429 and not consumed)
+                reason = f"HTTP {outcome.status}"
+            except NETWORK_ERRORS as error:
+                unsent = isinstance(error, aiohttp.ClientConnectorError)
+                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                outcome = self.network_error(error)
+                reason = str(outcome)
+            # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
+            patience = 20 * SECOND if not self.connected and self.max_wait < math.inf else self.max_wait
+            if not repeatable or waited + delay > min(patience, self.max_wait):
+                if isinstance(outcome, VirusTotalError):
+                    raise outcome
+                return outcome
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.release()
+            log(f"{request.url.path}: {reason}; retrying in {delay:.0f} s")
+            await asyncio.sleep(delay)
+            attempt, waited = attempt + 1, waited + delay
 
-        def failure(state: tenacity.RetryCallState) -> Any:
-            return state.outcome and state.outcome.exception()
+    async def _receive(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """Read a JSON body, so that a truncated one is retried, and leave it to be read again.
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            asked = failure(state).retry_after
-            return backoff(state) if asked is None else asked + random.uniform(0, 1)
-
-        def announce(state: tenacity.RetryCallState) -> None:
-            error, bound = failure(state), f"{self.max_wait:g} s in all, as VT_MAX_WAIT says"
-            say(f"{error.code}: {error.message}: asking again in {state.upcoming_sleep:.0f} s ({bound})")
-
-        return tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, VirusTotalError) and heals(error)),
-            wait=wait,
-            stop=lambda state: tenacity.stop_before_delay(self.max_wait + QUEUED.get() - queued)(state),
-            before_sleep=announce,
-            reraise=True,
-        )
-
-    async def ask(self, method: str, path: str, *args: Any, **kwargs: Any) -> Json:
-        """The JSON that VirusTotal answers; `args` fill the {} of `path`, quoted; `kwargs` are aiohttp's.
-
-        What heals is repeated, a POST or PATCH only if it surely was not carried out. Raises VirusTotalError.
+        vt-py reads a chunked body, and a download, from `content`, which is empty after the first time.
         """
+        self.connected = True
+        if response.content_type == "application/json":
+            body, loop = await response.read(), asyncio.get_running_loop()
+            protocol = aiohttp.base_protocol.BaseProtocol(loop)
+            response.content = aiohttp.StreamReader(protocol, limit=len(body) + 1, loop=loop)
+            response.content.feed_data(body)
+            response.content.feed_eof()
+        return response
 
-        async def once() -> Json:
-            async with self.answer(method, path, *args, **kwargs) as response:
-                answer = decode(await response.read())
-            if method == "GET" and "data" not in answer:  # null is an answer; without any, a page would read as the end
-                raise VirusTotalError("BrokenAnswer", "an answer came that has no data", heals=True)
-            return answer
+    async def _spend_request(self) -> None:
+        """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
+        await self.pace.acquire()
+        if self.requests >= self.max_requests:
+            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+        self.requests += 1
 
-        repeatable = method in ("GET", "DELETE")
-        return await self.retrying(lambda error: error.heals and (repeatable or not error.sent))(once)
+    def network_error(self, error: BaseException) -> VirusTotalError:
+        """Return the VirusTotalError for an error of aiohttp's."""
+        hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
+        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
 
-    async def get_json_async(self, path: str, *path_args: Any, params: Json | None = None) -> Json:
-        """vt-py's method, so that all it builds on it (get_data_async) heals too."""
-        return await self.ask("GET", path, *path_args, params=params)
+    def redact(self, text: object) -> str:
+        """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
+        return re.sub(re.escape(self._apikey), "[API key]", str(text)) if len(self._apikey) >= 32 else str(text)
 
-    def pages(
-        self, path: str, *args: Any, params: Mapping[str, Any] | None = None, limit: int = 0, cursor: str | None = None
-    ) -> Pages:
-        """The collection at `path`: see Pages. `limit` is in items (0: all), `cursor` where an earlier run stopped."""
-        return Pages(self, path, args, dict(params or {}), limit, cursor)
+    async def get_error_async(self, response: vt.ClientResponse) -> VirusTotalError | None:
+        """Return what went wrong, or None. vt-py's own drops the status, and fails on a proxy's HTML."""
+        if response.status < 300:
+            return None
+        text = ""
+        with contextlib.suppress(*NETWORK_ERRORS):
+            text = (await response._aiohttp_resp.read()).decode(errors="replace")
+        text = self.redact(text)
+        try:
+            error = json.loads(text)["error"]
+            code, message = str(error["code"]), str(error.get("message"))
+        except (ValueError, KeyError, TypeError):
+            code, message = f"HTTP {response.status}", " ".join(re.sub("<[^<>]*>", " ", text).split())[:200]
+        if response.status in (401, 403):
+            message += f" (the key is from {self.key_source}; searches, feeds and hunting need a premium key)"
+        return VirusTotalError(code, message, response.status)
 
+    async def _response_to_json(self, response: vt.ClientResponse) -> Any:
+        """Return the JSON of a response. Override of vt-py's: a captive portal answers 200 with HTML."""
+        if error := await self.get_error_async(response):
+            raise error
+        try:
+            return json.loads(await response._aiohttp_resp.read())
+        except ValueError:
+            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
 
-@dataclasses.dataclass
-class Pages:
-    """`async for items in client.pages(…)`: lists of raw dicts (error items too), each item once; the next page is
-    asked for while the caller works on this one.
+    async def pages(
+        self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of a collection, up to `limit` objects (0: all), each object once.
 
-    `cursor` is where to go on after what was yielded (None: nothing follows), `meta` the last page's. When a page
-    fails, VirusTotalError is raised with that cursor; what was yielded before is good.
-    """
+        `params` are the API's; None is left out. The next page is requested while the caller works on this one.
+        vt-py's own iterator loses the rest of a page when it resumes, and fails on an empty page.
+        """
+        page_size = 300 if path.endswith(("/search", "/matching_files")) else 40  # the most that VirusTotal accepts
+        remaining = limit or math.inf
+        seen: set[int] = set()
+        cursors = {cursor}
 
-    client: VirusTotal
-    path: str
-    args: tuple[Any, ...]
-    params: Json
-    limit: int
-    cursor: str | None
-    meta: Json = dataclasses.field(default_factory=dict)
-
-    async def __aiter__(self) -> AsyncIterator[list[Json]]:
-        # A resume point is a cursor, or OFFSET:CURSOR when the server sent more than was asked.
-        resumed = re.match(r"([0-9]{1,9}):", self.cursor or "")
-        skip, at = (int(resumed[1]), (self.cursor or "")[resumed.end() :]) if resumed else (0, self.cursor or "")
-        left = self.limit or float("inf")
-        # The highest that each takes: more is answered with 400, less costs up to 30 times the requests.
-        highest = 300 if self.path.endswith(("/intelligence/search", "/matching_files")) else 40
-        known: set[str] = set()
-        cursors = {at}
-        fruitless = 0
-
-        def fetch() -> asyncio.Task[Json]:
-            params = self.params | {"limit": str(int(min(highest, left + skip)))} | ({"cursor": at} if at else {})
-            return asyncio.create_task(self.client.ask("GET", self.path, *self.args, params=params))
+        def fetch() -> asyncio.Task[Any]:
+            query = params | {"limit": str(min(page_size, remaining)), "cursor": cursor}
+            given = {name: value for name, value in query.items() if value}
+            return asyncio.create_task(self.get_json_async(path, *args, params=given))
 
         page = fetch()
         try:
             while True:
                 answer = await page
-                meta, data = answer.get("meta") or {}, answer.get("data") or []
-                data = [data] if isinstance(data, dict) else data  # a one-to-one relationship answers one object
-                if not (isinstance(meta, dict) and isinstance(data, list) and all(isinstance(i, dict) for i in data)):
-                    raise VirusTotalError("BrokenAnswer", f"what {self.path} answers are no objects")
-                self.meta = meta
-                items: list[Json] = []
-                taken = skip
-                while taken < len(data) and len(items) < left:
-                    item, taken = data[taken], taken + 1
-                    # The context counts: a file that matches two rules, or is notified twice, comes once for each.
-                    key = repr((item.get("type"), item.get("id"), item.get("context_attributes")))
-                    if key not in known or item.get("id") is None:
-                        known.add(key)
-                        items.append(item)
-                left -= len(items)
-                after = str(self.meta.get("cursor") or "")
-                self.cursor = resume_point(at, taken) if taken < len(data) else resume_point(after)
-                more, repeated = left > 0 and bool(self.cursor), after in cursors
-                fruitless = 0 if items else fruitless + 1
-                if more and fruitless == FRUITLESS:
-                    raise VirusTotalError("NothingNew", f"{fruitless} pages in a row held nothing new")
+                data, meta = answer.get("data"), answer.get("meta") or {}
+                items = data if isinstance(data, list) else [data] if data else []  # a one-to-one relationship
+                # The context counts: a file that two rules match comes once for each.
+                keys = [hash(str((i.get("type"), i.get("id"), i.get("context_attributes")))) for i in items]
+                new = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
+                seen.update(new)
+                remaining -= len(new)
+                cursor = meta.get("cursor")
+                repeated = cursor in cursors
+                more = bool(cursor) and remaining > 0
                 if more and not repeated:
-                    skip, at = 0, after
-                    cursors.add(at)
+                    cursors.add(cursor)
                     page = fetch()
-                if items:
-                    yield items
+                if new:
+                    yield Page(list(new.values()), None if repeated else cursor, meta.get("total_hits"))
                 if more and repeated:
-                    self.cursor = None
-                    raise VirusTotalError("RepeatedCursor", "the same cursor came again: the rest cannot be had")
+                    raise VirusTotalError(
+                        "RepeatedCursor", "VirusTotal sent the same cursor again; the rest is missing"
+                    )
                 if not more:
                     return
-        except VirusTotalError as error:
-            error.cursor = self.cursor
-            raise
         finally:
-            page.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio complains of it
             page.cancel()
+            await asyncio.wait([page])
+
+    async def download(self, path: str, *args: Any, to: Path) -> None:
+        """Stream the body of a GET (a feed package, a sample, a PCAP) into the file `to`. Raises VirusTotalError."""
+
+        @tenacity.retry(
+            retry=tenacity.retry_if_exception_type(NETWORK_ERRORS),
+            wait=tenacity.wait_exponential(multiplier=SECOND, max=60),
+            stop=tenacity.stop_after_attempt(5),
+            reraise=True,
+        )
+        async def attempt() -> None:
+            response = await self.get_async(path, *args)
+            if error := await self.get_error_async(response):
+                raise error
+            async with response._aiohttp_resp as body:
+                with open(to, "wb") as file:
+                    async for chunk in body.content.iter_chunked(1 << 18):
+                        file.write(chunk)
+
+        try:
+            await attempt()
+        except NETWORK_ERRORS as error:
+            raise self.network_error(error) from None
 
 
-def positive(name: str, default: float) -> float:
-    """The number over 0 in the environment variable `name`. Raises UsageError."""
+def retry_after(value: str, default: float) -> float:
+    """Return the seconds to wait that a Retry-After header asks for, as a number or an HTTP date."""
+    with contextlib.suppress(ValueError):
+        return float(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return default
+
+
+def positive_env(name: str, default: float) -> float:
+    """Return the number above 0 in the environment variable `name`. Raises UsageError."""
     text = os.environ.get(name) or str(default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"{name} is {text}, which is no number over 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise UsageError(f"{name} is {text}: expected a number above 0")
 
 
 def find_key(apikey: str | None) -> tuple[str, str]:
-    """The key and where it came from. Raises UsageError, which never shows the key."""
-    variables = ("VT_API_KEY", "VTCLI_APIKEY")
-    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in variables}
+    """Return the API key and where it was found. Raises UsageError, which does not show the key."""
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in ("VT_API_KEY", "VTCLI_APIKEY")}
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
     for source, key in found.items():
-        if key and not re.fullmatch(r"[!-~]+", str(key).strip()):
-            raise UsageError(f"the key from {source} holds characters that no key has")
+        if key and not re.fullmatch("[!-~]+", key.strip()):
+            raise UsageError(f"the API key from {source} contains characters that no key has")
         if key:
-            return str(key).strip(), source
+            return key.strip(), source
     raise UsageError(
-        "no API key: --apikey, VT_API_KEY, VTCLI_APIKEY and ~/.vt.toml (`vt init` writes it) have none; "
-        "`scripts/replay.py COMMAND…` runs a command without one"
+        "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
+        "scripts/replay.py runs a command without one"
     )
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks to wait (RFC 9110: a number, or an HTTP date); None without one."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+async def write_pages(
+    pages: AsyncIterator[Page],
+    client: VirusTotal,
+    noun: str,
+    *,
+    output: Path | None = None,
+    style: Format | None = None,
+    cursor: str | None = None,
+) -> int:
+    """Write each page to stdout or to the file `output` as it arrives, print the summary and return the exit code.
 
-
-def decode(body: bytes) -> Json:
-    """The JSON object in `body`, {} if it is empty (DELETE). Raises a VirusTotalError that heals if it is broken."""
-    try:
-        answer = json.loads(body.decode(errors="replace") or "{}")
-        if re.search(rb"\\u[dD][89a-fA-F]", body):
-            answer = mended(answer)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
-        raise VirusTotalError("BrokenAnswer", f"{len(body)} bytes came that are no JSON object", heals=True)
-    return answer
-
-
-def mended(value: Any) -> Any:
-    """JSON with U+FFFD for each lone surrogate, which cannot be written as UTF-8. Raises RecursionError if too deep."""
-    text = json.dumps(value, ensure_ascii=False)
-    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def resume_point(cursor: str, offset: int = 0) -> str | None:
-    """Where pages go on: at `cursor` (None: there is none), or `offset` items after it."""
-    ambiguous = re.match(r"[0-9]{1,9}:", cursor)  # VirusTotal's own cursor may read like OFFSET:CURSOR
-    return f"{offset}:{cursor}" if offset or ambiguous else cursor or None
-
-
-def resumption(cursor: str | None) -> str:
-    """How to go on after `cursor`, to be pasted into a shell: what VirusTotal sent is quoted."""
-    return f"; go on with --cursor {shlex.quote(cursor)}" if cursor else ""
-
-
-def finish(done: str, client: VirusTotal, stopped: BaseException | None = None, cursor: str | None = None) -> int:
-    """Says the last line: what was `done`, the requests it took, whether that is all. Returns the exit code.
-
-    `stopped` is what ended the work early, if anything did: a VirusTotalError, the CancelledError or KeyboardInterrupt
-    of a Ctrl-C, or the OSError of an output that could not be written.
+    With `cursor`, lines are added to the file. Raises the error of the first page: nothing was written then.
     """
-    spent = f"{done}, {client.requests} request{'s' * (client.requests != 1)}"
-    more = resumption(cursor)
-    if stopped is None:
-        say(f"{spent}; there is more (--limit 0 takes all){more}" if cursor else f"{spent}, complete")
-        return 0
-    if isinstance(stopped, VirusTotalError):
-        cure = "" if cursor else stopped.cure
-        reason, code = f"{stopped.code}: {stopped.message}{cure}", 4 if stopped.status == 429 else 3
-    else:
-        reason, code = str(stopped) or "interrupted", 1 if isinstance(stopped, OSError) else 130
-    say(f"INCOMPLETE: {spent}; {reason}{more}")
-    return code
+    written, total, error = 0, None, None
+    with open_lines(output, append=bool(cursor)) as file:
+        try:
+            async for page in pages:
+                write_objects(page.objects, file, style)
+                written, cursor, total = written + len(page.objects), page.cursor, page.total
+        except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+            if isinstance(stopped, BrokenPipeError) or not written:
+                raise
+            error = stopped
+    of_total = f" of {total}" if total and total > written else ""
+    done = f"{written}{of_total} {plural(written, noun).partition(' ')[2]}"
+    return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
 
 
 # vendor:end

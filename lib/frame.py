@@ -1,0 +1,3 @@
+"""x."""
+# vendor:begin
+# vendor:end
