@@ -3,33 +3,36 @@ uv := env("UV", "uv")
 # The same date as in the scripts' headers: no newer package, so that what passed once passes again.
 newest := "2026-11-15T00:00:00Z"
 # What the tests need beside the scripts' own packages.
-tools := "--with pytest --with pytest-xdist --with mypy --with ruff --with cogapp --with duckdb --with 'dask[distributed]'"
+tools := "--with pytest --with pytest-xdist --with hypothesis --with mypy --with ruff --with cogapp --with openpyxl --with 'dask[distributed]' --with nbclient --with ipykernel"
 
 set positional-arguments
 
-# Say what there is to do
+# List the recipes
 [private]
 default:
     @{{ just_executable() }} --list
 
-# Run all that must hold (or what pytest is told: `just test -k replay`), in an environment of the scripts' own headers
+# Run all tests, or those that pytest is told: `just test -k replay`; skipped ones say why
 test *args:
     "{{ uv }}" run --no-project --isolated --python '>=3.11' --exclude-newer {{ newest }} {{ tools }} \
-        $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest -n 4 --dist worksteal "$@"
+        $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest -n 3 --dist worksteal -rs --durations 3 "$@"
 
-# The part of `just test` that reads the code: ruff, the type checker, the copies of lib/
-lint: (test "tests/collection_test.py" "-k" "ruff or type_checker or vendored")
+# Check the code only: ruff, the type checker, the copies of lib/
+lint: (test "tests/collection_test.py" "tests/vendor_test.py" "-k" "ruff or type_checker or lib_holds")
 
-# Format, and mend what ruff can mend
+# Repeat the crash tests 50 times instead of 5
+soak: (test "-k" "crash or kill")
+
+# Format the code, and fix what ruff can fix
 format:
     "{{ uv }}" tool run --exclude-newer {{ newest }} ruff format
     "{{ uv }}" tool run --exclude-newer {{ newest }} ruff check --fix
 
 # Copy lib/ into the scripts
 vendor:
-    "{{ uv }}" tool run --exclude-newer {{ newest }} --from cogapp cog -r -I lib -p 'from vendor import vendor' scripts/*.py
+    "{{ uv }}" tool run --exclude-newer {{ newest }} --with ruff --from cogapp cog -r -I lib -p 'from vendor import vendor' scripts/*.py
 
-# Record VirusTotal's real answers over the constructed ones (needs a key): `just record scripts/NAME.py ARGUMENTS…`
+# Record VirusTotal's real responses over the constructed ones (needs a key): `just record scripts/NAME.py ARGUMENTS…`
 record *command:
     "{{ uv }}" run scripts/replay.py --record "$@"
 

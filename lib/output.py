@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import difflib
 import json
+import mmap
 import os
 import re
 import shlex
@@ -120,18 +121,11 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
 
 
 def remove_incomplete_line(path: Path) -> None:
-    """Truncate the file after its last newline: kill -9 or a full disk may have left half a line."""
-    with open(path, "rb+") as file:
-        end = size = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - (1 << 16))
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
+    """Truncate the file after its last newline: kill -9 or a full disk may have left half a line. Raises OSError."""
+    if path.stat().st_size:
+        with open(path, "rb+") as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                end = content.rfind(b"\n") + 1
             file.truncate(end)
 
 

@@ -255,17 +255,15 @@ class VirusTotal(vt.Client):
                 if more and not repeated:
                     cursors.add(cursor)
                     page = fetch()
-                if new:
+                if new or not more:
                     yield Page(list(new.values()), None if repeated else cursor, meta.get("total_hits"))
                 if more and repeated:
-                    raise VirusTotalError(
-                        "RepeatedCursor", "VirusTotal sent the same cursor again; the rest is missing"
-                    )
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again; the rest is missing")
                 if not more:
                     return
         finally:
             page.cancel()
-            await asyncio.wait([page])
+            await asyncio.gather(page, return_exceptions=True)
 
     async def download(self, path: str, *args: Any, to: Path) -> None:
         """Stream the body of a GET (a feed package, a sample, a PCAP) into the file `to`. Raises VirusTotalError."""
@@ -314,11 +312,11 @@ def find_key(apikey: str | None) -> tuple[str, str]:
     found = {"--apikey": apikey} | {name: os.environ.get(name) for name in ("VT_API_KEY", "VTCLI_APIKEY")}
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
-    for source, key in found.items():
-        if key and not re.fullmatch("[!-~]+", key.strip()):
-            raise UsageError(f"the API key from {source} contains characters that no key has")
-        if key:
-            return key.strip(), source
+    for source, value in found.items():
+        if key := str(value or "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UsageError(f"the API key from {source} contains characters that no key has")
+            return key, source
     raise UsageError(
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"

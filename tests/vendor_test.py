@@ -1,0 +1,68 @@
+"""vendor: a script gets the helpers that it reaches, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SCRIPTS
+from vendor import names_defined, names_used, vendored
+
+NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return a script's own part, and its generated block."""
+    text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"# \[\[\[cog.*?# \[\[\[end\]\]\]", text, flags=re.DOTALL)
+    return text.replace(block, ""), block
+
+
+def test_a_definition_comes_with_all_that_it_reaches_and_its_imports() -> None:
+    block = vendored("def main():\n    log('hello')\n")
+    defined = [name for node in ast.parse(block).body for name in names_defined(node)]
+    assert defined == ["printable", "log"]
+    assert "import sys" in block
+    assert "import vt" not in block
+
+
+def test_what_the_script_imports_itself_is_not_imported_again() -> None:
+    assert "import sys" not in vendored("import sys\nlog(sys.argv)\n")
+
+
+def test_a_script_that_reaches_nothing_gets_nothing() -> None:
+    assert ast.parse(vendored("print(1)")).body == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_script_contains_a_definition_that_it_does_not_reach(name: str) -> None:
+    own, block = split(name)
+    definitions = {d: node for node in ast.parse(block).body for d in names_defined(node)}
+    reached: set[str] = set()
+    todo = names_used(ast.parse(own)) & definitions.keys()
+    while todo:
+        reached |= todo
+        todo = set().union(*(names_used(definitions[d]) for d in todo)) & definitions.keys() - reached
+    assert definitions.keys() - reached == set()
+
+
+def test_the_blocks_are_what_lib_holds() -> None:
+    command = [sys.executable, "-m", "cogapp", "--check", "-I", "lib", "-p", "from vendor import vendor"]
+    result = subprocess.run(
+        [*command, *map(str, sorted(SCRIPTS.glob("*.py")))], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, f"`just vendor` renews them:\n{result.stdout}{result.stderr}"
+
+
+def test_helpers_do_not_import_each_other_in_a_circle() -> None:
+    order = [path.stem for path in sorted((ROOT / "lib").glob("*.py"))]
+    imports = {
+        name: set(re.findall(r"^from (\w+) import", (Path(ROOT / "lib" / f"{name}.py")).read_text(), flags=re.M))
+        & set(order)
+        for name in order
+    }
+    assert not [(a, b) for a in order for b in imports[a] if a in imports[b]]
