@@ -37,9 +37,9 @@ import shutil
 import signal
 import sys
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import aiohttp
 import typer
@@ -47,40 +47,21 @@ import yarl
 from aiohttp import web
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "tests" / "recordings"
-DUMMY_KEY = "0" * 64  # the command gets this key, and a recording holds it in place of the real one
-NOT_COMPARED = {"limit", "exclude_attributes"}  # replay applies them itself
+DUMMY_KEY = "0" * 64  # what the command gets, and what a recording holds in place of the real key
 
-Exchange = dict[str, Any]  # the contents of one file: tests/recordings/README.md describes the fields
-Responder = Callable[[web.Request, str], Awaitable[Exchange]]
-
-
-class RequestKey(NamedTuple):
-    """What identifies a request. Its body is not compared."""
-
-    method: str
-    path: str
-    query: tuple[tuple[str, str], ...]
-
-    def __str__(self) -> str:
-        query = "&".join(f"{name}={value}" for name, value in self.query)
-        return f"{self.method} {urllib.parse.unquote(self.path)}{'?' * bool(query)}{query}"
+# A recording, or the method, path and query of a request; tests/recordings/README.md describes the fields.
+Exchange = dict[str, Any]
 
 
-def key_of(method: str, path: str, query: Mapping[str, Any]) -> RequestKey:
-    """Return the same key however the path is quoted and the parameters are ordered."""
-    path = "/".join(urllib.parse.quote(urllib.parse.unquote(part), safe=":") for part in path.split("/"))
-    compared = ((k, str(v)) for k, v in query.items() if k not in NOT_COMPARED and v != "")
-    return RequestKey(method, path, tuple(sorted(compared)))
+def key_of(exchange: Exchange, *ignored: str) -> str:
+    """Return what identifies a request: method, path and query, without the parameters that replay applies itself.
 
-
-def key_of_exchange(exchange: Exchange) -> RequestKey:
-    """Return the key of the request that a recorded exchange answers."""
-    return key_of(exchange["method"], exchange["path"], exchange.get("query", {}))
-
-
-def first_page_key(key: RequestKey) -> RequestKey:
-    """Return the key of the first page of the collection that `key` asks a page of."""
-    return key._replace(query=tuple((name, value) for name, value in key.query if name != "cursor"))
+    The query of another host's URL does not count: it is a signature.
+    """
+    query = {} if exchange["path"].startswith("http") else exchange["query"]
+    ignored += ("limit", "exclude_attributes")
+    compared = sorted(f"{name}={value}" for name, value in query.items() if value != "" and name not in ignored)
+    return f"{exchange['method']} {urllib.parse.unquote(exchange['path'])}{'?' * bool(compared)}{'&'.join(compared)}"
 
 
 def load(folder: Path) -> dict[Path, Exchange]:
@@ -88,40 +69,31 @@ def load(folder: Path) -> dict[Path, Exchange]:
     exchanges = {}
     for path in sorted(folder.rglob("*.json")):
         try:
-            exchange = json.loads(path.read_text(encoding="utf-8"))
-            key_of_exchange(exchange), encode_body(exchange), exchange["status"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            exchanges[path] = exchange = json.loads(path.read_text(encoding="utf-8"))
+            key_of(exchange), encode_body(exchange), exchange["status"], exchange["shows"]
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is not a recording: {type(error).__name__}: {error}") from None
-        exchanges[path] = exchange
     return exchanges
 
 
 def encode_body(exchange: Exchange) -> bytes:
-    """Return the body as it is sent: JSON, a feed's lines in bzip2, text, or any bytes. Raises KeyError for none."""
+    """Return the body as it is sent: a feed's lines in bzip2, text, any bytes, or JSON."""
     if "lines" in exchange:
         return bz2.compress("".join(f"{json.dumps(line)}\n" for line in exchange["lines"]).encode())
     if "text" in exchange:
         return str(exchange["text"]).encode()
-    if "base64" in exchange:
-        return base64.b64decode(exchange["base64"])
-    return json.dumps(exchange["body"]).encode()
+    return base64.b64decode(exchange["base64"]) if "base64" in exchange else json.dumps(exchange["body"]).encode()
 
 
 def decode_body(body: bytes, content_type: str) -> Exchange:
-    """Return the most readable field that `encode_body` turns into `body`."""
+    """Return the most readable field from which `encode_body` makes `body` again."""
     with contextlib.suppress(ValueError):
-        if content_type == "application/json":
-            return {"body": json.loads(body)}
-    with contextlib.suppress(ValueError, OSError, EOFError):
-        if body.startswith(b"BZh"):
-            return {"lines": [json.loads(line) for line in bz2.decompress(body).splitlines()]}
-    with contextlib.suppress(ValueError):
-        return {"text": body.decode()}
+        return {"body": json.loads(body)} if content_type == "application/json" else {"text": body.decode()}
     return {"base64": base64.b64encode(body).decode()}
 
 
 def replace_link(exchange: Exchange, replace: Callable[[str], str]) -> Exchange:
-    """Replace where the response sends the client: the Location header, or a URL as `data` (an upload_url)."""
+    """Replace where a response sends the client: the Location header, or a URL as `data` (an upload URL)."""
     headers, body = exchange.get("headers", {}), exchange.get("body")
     if "Location" in headers:
         return exchange | {"headers": headers | {"Location": replace(headers["Location"])}}
@@ -130,236 +102,177 @@ def replace_link(exchange: Exchange, replace: Callable[[str], str]) -> Exchange:
     return exchange
 
 
-def local_url(link: str, virustotal: str, other: str) -> str:
-    """Return where replay serves `link`: VirusTotal's paths at the origin `virustotal`, other hosts at `other`."""
-    link = re.sub("^https?://www[.]virustotal[.]com(?=/)", "", link)
-    return f"{virustotal}{link}" if link.startswith("/") else f"{other}/{link.replace('://', '/', 1)}"
-
-
-def without_attributes(item: Any, names: list[str]) -> Any:
-    """Return an object without the attributes that `exclude_attributes` names."""
-    if not isinstance(item, dict) or not isinstance(item.get("attributes"), dict):
-        return item
-    return item | {"attributes": {k: v for k, v in item["attributes"].items() if k not in names}}
-
-
-def with_cursor(body: dict[str, Any], cursor: str | None) -> dict[str, Any]:
-    """Return a page with another cursor, or none, and without a link to the next page."""
-    meta, links = body.get("meta") or {}, body.get("links") or {}
-    meta = {k: v for k, v in meta.items() if k != "cursor"} | ({"cursor": cursor} if cursor else {})
-    return body | {"meta": meta, "links": {k: v for k, v in links.items() if k != "next"}}
+def remove_attributes(item: Any, names: list[str]) -> Any:
+    """Return an object without the attributes `names`; everything else as it is."""
+    attributes = (item.get("attributes") if isinstance(item, dict) else None) or {}
+    kept = {name: value for name, value in attributes.items() if name not in names}
+    return item | {"attributes": kept} if len(kept) < len(attributes) else item
 
 
 class Player:
-    """Recorded responses. Several to one request are given in turn, in the order of the files; the last one repeats."""
+    """Answer from recordings. Several responses to one request come in turn, in the order of the files."""
 
     def __init__(self, exchanges: Iterable[Exchange]) -> None:
-        self.turns: dict[RequestKey, list[Exchange]] = {}
+        self.turns: dict[str, list[Exchange]] = {}
         for exchange in exchanges:
-            self.turns.setdefault(key_of_exchange(exchange), []).append(exchange)
+            self.turns.setdefault(key_of(exchange), []).append(exchange)
 
-    async def respond(self, request: web.Request, path: str) -> Exchange:
-        """Answer a request from the recordings."""
-        return self.answer(request.method, path, request.query)
-
-    def answer(self, method: str, path: str, query: Mapping[str, str]) -> Exchange:
-        """Return the recorded exchange, cut to the requested `limit`, or a 404 that names similar recordings.
-
-        A cursor of replay's own, `replay-5-…`, leads to the rest of a page that was cut.
-        """
-        own = re.fullmatch("replay-([0-9]+)-(.*)", query.get("cursor", ""))
-        offset, cursor = (int(own[1]), own[2]) if own else (0, query.get("cursor", ""))
-        key = key_of(method, path, {**query, "cursor": cursor})
-        turns = self.turns.get(key)
+    async def respond(self, asked: Exchange, request: web.Request | None = None) -> Exchange:
+        """Return the recorded response, cut to the `limit` of the request, or a 404 that names similar recordings."""
+        query = asked["query"]
+        rest = re.fullmatch("replay-([0-9]+)-(.*)", query.get("cursor", ""))  # ours: the rest of a recorded page
+        start, cursor = (int(rest[1]), rest[2]) if rest else (0, query.get("cursor", ""))
+        asked = asked | {"query": query | {"cursor": cursor}}
+        turns = self.turns.get(key_of(asked))
         if not turns:
-            near = "".join(f"; similar: {k}" for k in difflib.get_close_matches(str(key), map(str, self.turns), n=2))
-            message = f"not recorded: {key}{near}; `replay.py --list` shows all recordings"
+            near = "".join(f"; similar: {key}" for key in difflib.get_close_matches(key_of(asked), self.turns, n=2))
+            message = f"not recorded: {key_of(asked)}{near}; `replay.py --list` shows all recordings"
             return {"status": 404, "body": {"error": {"code": "NotFoundError", "message": message}}}
-        exchange = turns.pop(0) if len(turns) > 1 and not offset else turns[0]
+        exchange = turns.pop(0) if len(turns) > 1 and not start else turns[0]  # the last one stays
         body = exchange.get("body")
-        if isinstance(body, dict) and isinstance(body.get("data"), dict | list):
-            return exchange | {"body": self.cut(body, key, query, offset)}
-        return exchange
+        return exchange | {"body": self.select(body, asked, start)} if isinstance(body, dict) else exchange
 
-    def cut(self, body: dict[str, Any], key: RequestKey, query: Mapping[str, str], offset: int) -> dict[str, Any]:
-        """Return the part of a JSON body that the parameters of the request select."""
-        data, excluded = body["data"], query.get("exclude_attributes", "").split(",")
-        if isinstance(data, dict):
-            return body | {"data": without_attributes(data, excluded)}
-        end = offset + int(query.get("limit") or len(data))
-        cursor = (body.get("meta") or {}).get("cursor")
+    def select(self, body: dict[str, Any], asked: Exchange, start: int) -> dict[str, Any]:
+        """Return the part of a body that `limit` and `exclude_attributes` select, a page from its object `start` on."""
+        data, meta, query = body.get("data"), body.get("meta") or {}, asked["query"]
+        names = query.get("exclude_attributes", "").split(",")
+        if not isinstance(data, list):
+            return body | {"data": remove_attributes(data, names)} if data else body
+        limit, cursor = query.get("limit", ""), meta.get("cursor")
+        end = start + (int(limit) if limit.isdecimal() else len(data))
         if end < len(data):
-            body = with_cursor(body, f"replay-{end}-{dict(key.query).get('cursor', '')}")
-        elif cursor and key_of(key.method, key.path, dict(key.query) | {"cursor": cursor}) not in self.turns:
-            body = with_cursor(body, None)  # the page after this one was not recorded
-        return body | {"data": [without_attributes(item, excluded) for item in data[offset:end]]}
+            body = body | {"meta": meta | {"cursor": f"replay-{end}-{query['cursor']}"}, "links": {}}
+        elif cursor and key_of(asked | {"query": query | {"cursor": cursor}}) not in self.turns:
+            body = body | {"meta": meta | {"cursor": None}, "links": {}}  # the next page was not recorded
+        return body | {"data": [remove_attributes(item, names) for item in data[start:end]]}
 
 
 class Recorder:
-    """Sends the command's requests to the real VirusTotal with the user's key, and saves the responses in `folder`.
-
-    Neither the command nor a file sees the key.
-    """
+    """Answer from the real VirusTotal, with the user's key, and save the responses without it."""
 
     def __init__(self, folder: Path) -> None:
         self.key, _ = find_key(None)
-        self.host = (os.environ.get("VT_HOST") or "https://www.virustotal.com").rstrip("/")
+        self.host = yarl.URL(os.environ.get("VT_HOST") or "https://www.virustotal.com")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.old = folder, load(folder)
-        self.saved: dict[RequestKey, list[Exchange]] = {}
-        self.signed: dict[str, str] = {}  # a storage URL as it is recorded: the same with its signature
+        self.saved: dict[str, list[Exchange]] = {}
         self.requests = self.unsaved = 0
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=300)
-        self.session = aiohttp.ClientSession(trust_env=True, timeout=timeout)
+        self.session = aiohttp.ClientSession(trust_env=True, timeout=timeout, middlewares=[self.authorize])
 
-    async def respond(self, request: web.Request, path: str) -> Exchange:
-        """Return the real response. Transient failures and 429 are not saved: they say nothing about the request."""
-        url = self.signed.get(path)
+    async def authorize(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """Add the key, for VirusTotal only. aiohttp calls this for each redirect, too."""
+        if request.url.origin() == self.host.origin():
+            request.headers["X-Apikey"] = self.key
+        else:
+            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
+        return await handler(request)
+
+    async def respond(self, asked: Exchange, request: web.Request) -> Exchange:
+        """Return the real response, redirects followed. A transient failure is not saved: a repetition would end it."""
+        target = target_of(request).replace(f"/users/{DUMMY_KEY}", f"/users/{self.key}")
         headers = {k: v for k, v in request.headers.items() if k.lower() in ("content-type", "user-agent", "x-tool")}
-        if not url:
-            url = self.host + request.raw_path.replace(f"/users/{DUMMY_KEY}", f"/users/{self.key}")
-            headers["X-Apikey"] = self.key
+        url, body = self.host.join(yarl.URL(target, encoded=True)), await request.read() or None
         self.requests += 1
         try:
-            async with self.session.request(
-                request.method,
-                yarl.URL(url, encoded=True),
-                data=await request.read() or None,
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                exchange = self.describe(request, path, response, await response.read())
+            async with self.session.request(request.method, url, data=body, headers=headers) as response:
+                content = (await response.read()).replace(self.key.encode(), DUMMY_KEY.encode())
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             message = f"{type(error).__name__}: {error}".replace(self.key, DUMMY_KEY)
             return {"status": 502, "body": {"error": {"code": "TransientError", "message": message}}}
-        if exchange["status"] != 429 and exchange["status"] < 500:
-            try:
-                self.save(exchange)
-            except OSError as error:  # the response cost quota: the command still gets it
-                self.unsaved += 1
-                log(f"error: {key_of_exchange(exchange)} is not saved: {error}")
+        exchange = asked | {"shows": f"Recorded from {response.url.host}.", "status": response.status}
+        if response.content_type != "application/json":
+            exchange |= {"headers": {"Content-Type": response.content_type}}
+        exchange |= decode_body(content, response.content_type)
+        if response.status < 424:
+            self.save(exchange)
         return exchange
 
-    def describe(self, request: web.Request, path: str, response: aiohttp.ClientResponse, body: bytes) -> Exchange:
-        """Return the exchange, without the key and without the signature of a storage URL."""
-        body = body.replace(self.key.encode(), DUMMY_KEY.encode())
-        names = ["Location", "Retry-After"] + ["Content-Type"] * (response.content_type != "application/json")
-        headers = {
-            name: response.headers[name].replace(self.key, DUMMY_KEY) for name in names if name in response.headers
-        }
-        exchange = {
-            "shows": f"Recorded from {response.url.host}.",
-            "method": request.method,
-            "path": path,
-            "query": dict(request.query),
-            "status": response.status,
-        }
-        exchange |= ({"headers": headers} if headers else {}) | decode_body(body, response.content_type)
-        return replace_link(exchange, lambda link: self.unsign(response.url.join(yarl.URL(link))))
-
-    def unsign(self, target: yarl.URL) -> str:
-        """Return the path of a link to VirusTotal. A link to storage loses its signature, which anyone could use."""
-        if target.host == yarl.URL(self.host).host:
-            return target.raw_path_qs
-        recorded = str(target.with_user(None).with_query(None).with_fragment(None))
-        self.signed[recorded] = str(target)
-        return recorded
-
     def save(self, exchange: Exchange) -> None:
-        """Write the file. The first response to a request replaces what was recorded of it, including its next pages.
+        """Write a file. The first response to a request replaces what was recorded of it, including the next pages.
 
         An error replaces no good response: an expired key would cost every recording.
         """
-        key = key_of_exchange(exchange)
+        if exchange["path"].startswith("http"):
+            exchange = exchange | {"query": {}}
+        exchange = replace_link(exchange, lambda link: link.partition("?")[0])
+        key = key_of(exchange)
         turns = self.saved.setdefault(key, [])
-        stale = [
-            path
-            for path, old in self.old.items()
-            if key in (key_of_exchange(old), first_page_key(key_of_exchange(old)))
-        ]
-        failed = exchange["status"] >= 400 and any(self.old[path]["status"] < 400 for path in stale)
+        replaced = [path for path, old in self.old.items() if key in (key_of(old), key_of(old, "cursor"))]
+        failed = exchange["status"] >= 400 and any(self.old[path]["status"] < 400 for path in replaced)
         if failed or turns[-1:] == [exchange]:
             return
         turns.append(exchange)
-        # The words are for people; the digest distinguishes requests whose words are equal.
-        words = re.sub("[^a-z0-9]+", "-", str(key).lower()).strip("-")[:80].rstrip("-")
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
-        target = self.folder / f"{words}-{digest}-{len(turns):03}.json"
-        with atomic_write(target) as part:
-            part.write_text(json.dumps(exchange, indent=1) + "\n", encoding="utf-8")
-        for path in stale:
-            del self.old[path]
-            if path != target:
-                path.unlink(missing_ok=True)
+        words = re.sub("[^a-z0-9]+", "-", key.lower()).strip("-")[:80]  # for people; the digest is unique
+        path = self.folder / f"{words}-{hashlib.sha256(key.encode()).hexdigest()[:8]}-{len(turns):03}.json"
+        try:
+            with atomic_write(path) as part:
+                part.write_text(json.dumps(exchange, indent=1) + "\n", encoding="utf-8")
+            for old in replaced:
+                del self.old[old]
+                if old != path:
+                    old.unlink()
+        except OSError as error:  # the command still gets the response, which cost quota
+            self.unsaved += 1
+            log(f"error: {key} is not saved: {error}")
+
+
+def target_of(request: web.Request) -> str:
+    """Return the path and query that a request is for; at another host, here /https/host/path, the whole URL."""
+    return re.sub("^/(https?)/", r"\1://", request.raw_path)
 
 
 @contextlib.asynccontextmanager
-async def serve(respond: Responder) -> AsyncIterator[str]:
+async def serve(respond: Callable[[Exchange, web.Request], Awaitable[Exchange]]) -> AsyncIterator[str]:
     """Serve responses on two loopback ports, and yield the URL of the first, which stands for VirusTotal.
 
     The second stands for all other hosts, so that a redirect to storage leaves VirusTotal's origin, as in reality.
     """
 
+    def local(link: str) -> str:
+        link = re.sub("^https?://www[.]virustotal[.]com(?=/)", "", link)
+        return f"{virustotal}{link}" if link.startswith("/") else f"{other}/{link.replace('://', '/', 1)}"
+
     async def handle(request: web.Request) -> web.Response:
-        path = re.sub("^/(https?)/", r"\1://", request.rel_url.raw_path.removeprefix("/api/v3"))
-        exchange = replace_link(await respond(request, path), lambda link: local_url(link, *origins))
+        path = target_of(request).partition("?")[0].removeprefix("/api/v3")
+        asked = {"method": request.method, "path": path, "query": dict(request.query)}
+        exchange = replace_link(await respond(asked, request), local)
         headers = {"Content-Type": "application/json"} | exchange.get("headers", {})
         return web.Response(status=exchange["status"], headers=headers, body=encode_body(exchange))
 
-    app = web.Application(client_max_size=1 << 30)
-    app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    server = web.Application(client_max_size=1 << 30)
+    server.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(server, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         for _ in range(2):
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-        origins = [f"http://127.0.0.1:{port}" for _, port in runner.addresses]
-        yield origins[0]
+        virustotal, other = (f"http://127.0.0.1:{port}" for _, port in runner.addresses)
+        yield virustotal
     finally:
         await runner.cleanup()
 
 
-def with_uv(command: list[str]) -> list[str]:
-    """Return the command, a .py file being run with uv, or else with this Python."""
-    if not command[0].endswith(".py"):
-        return command
-    uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` sets UV
-    if uv or importlib.util.find_spec("uv"):
-        return [*([uv] if uv else [sys.executable, "-m", "uv"]), "run", "--script", *command]
-    return [sys.executable, *command]
-
-
 async def run_command(command: list[str], host: str) -> int:
-    """Run `command` with `host` as its VirusTotal and a dummy key, pass signals on, and return its exit code.
+    """Run `command` with `host` as its VirusTotal and a dummy key; return its exit code, 128 + N for the signal N.
 
     Raises UsageError when it cannot be started.
     """
+    if command[0].endswith(".py"):
+        uv = os.environ.get("UV") or shutil.which("uv")  # `uv run` sets UV
+        python = [sys.executable, "-m", "uv", "run", "--script"] if importlib.util.find_spec("uv") else [sys.executable]
+        command = ([uv, "run", "--script"] if uv else python) + command
     no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1")))
-    env = {"VT_HOST": host, "VT_API_KEY": DUMMY_KEY, "VTCLI_APIKEY": DUMMY_KEY}
-    env |= {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
+    env = {"VT_HOST": host, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+    env |= {"VT_API_KEY": DUMMY_KEY, "VTCLI_APIKEY": DUMMY_KEY}
     try:
-        child = await asyncio.create_subprocess_exec(*with_uv(command), env=os.environ | env)
+        child = await asyncio.create_subprocess_exec(*command, env=os.environ | env)
     except OSError as error:
         raise UsageError(f"cannot run {command[0]}: {error.strerror}") from None
-
-    def pass_on(number: int, _: object) -> None:
-        if child.returncode is None and not (number == signal.SIGINT and in_foreground()):
-            child.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = await child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 - code if code < 0 else code  # as a shell reports a signal
-
-
-def in_foreground() -> bool:
-    """Return whether a terminal sends its Ctrl-C to this process, and so to the command, too."""
-    with contextlib.suppress(OSError), open("/dev/tty") as terminal:
-        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    return os.name == "nt"
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command by itself, which decides how to end
+    code = await child.wait()
+    return 128 - code if code < 0 else code
 
 
 async def replay(command: list[str], folder: Path = RECORDINGS) -> int:
@@ -369,17 +282,13 @@ async def replay(command: list[str], folder: Path = RECORDINGS) -> int:
 
 
 async def record(command: list[str], folder: Path) -> int:
-    """Run `command` against the real VirusTotal, save the responses in `folder`, and return the exit code.
-
-    Raises UsageError.
-    """
+    """Run `command` against VirusTotal, record it in `folder` and return its exit code. Raises UsageError."""
     recorder = Recorder(folder)
-    try:
-        async with recorder.session, serve(recorder.respond) as host:
-            return await run_command(command, host) or int(recorder.unsaved > 0)
-    finally:
-        saved = sum(map(len, recorder.saved.values()))
-        log(f"{plural(saved, 'exchange')} recorded in {folder}, {plural(recorder.requests, 'request')}")
+    async with recorder.session, serve(recorder.respond) as host:
+        code = await run_command(command, host)
+    saved = sum(map(len, recorder.saved.values()))
+    log(f"{plural(saved, 'exchange')} recorded in {folder}, {plural(recorder.requests, 'request')}")
+    return code or int(recorder.unsaved > 0)
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -388,24 +297,20 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", __doc__), context_settings={"allow_interspersed_args": False})
 def main(
     command: Annotated[list[str] | None, typer.Argument(help="What to run, with its arguments.")] = None,
-    recordings: Annotated[Path, typer.Option(help="The folder of recordings.")] = RECORDINGS,
-    recording: Annotated[
-        bool, typer.Option("--record", help="Ask the real VirusTotal and save its responses.")
-    ] = False,
+    folder: Annotated[Path, typer.Option("--recordings", help="The folder of recordings.")] = RECORDINGS,
+    recording: Annotated[bool, typer.Option("--record", help="Ask the real VirusTotal, save its responses.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="Print one line for each recording, and stop.")] = False,
 ) -> int:
     """Replay, record, or list."""
-    if not recording and not any(recordings.rglob("*.json")):
-        raise UsageError(f"no recordings in {recordings}: name the folder with --recordings, or fill it with --record")
+    if not recording and not any(folder.rglob("*.json")):
+        raise UsageError(f"no recordings in {folder}: name another folder, or fill this one with --record")
     if listing:
-        for path, exchange in load(recordings).items():
-            print(printable(f"{key_of_exchange(exchange)} -> {exchange['status']}  {exchange.get('shows', path.name)}"))
+        for exchange in load(folder).values():
+            print(printable(f"{key_of(exchange)} -> {exchange['status']}  {exchange['shows']}"))
         return 0
     if not command:
         raise UsageError("no COMMAND, such as: scripts/search.py 'entity:domain p:3+'")
-    if command[0].endswith(".py") and not Path(command[0]).is_file():
-        raise UsageError(f"there is no file {command[0]}")
-    return asyncio.run((record if recording else replay)(command, recordings))
+    return asyncio.run((record if recording else replay)(command, folder))
 
 
 # [[[cog vendor() ]]]
