@@ -71,7 +71,7 @@ def load(folder: Path) -> dict[Path, Exchange]:
         try:
             exchanges[path] = exchange = json.loads(path.read_text(encoding="utf-8"))
             key_of(exchange), encode_body(exchange), exchange["status"], exchange["shows"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not a recording: {type(error).__name__}: {error}") from None
     return exchanges
 
@@ -236,6 +236,7 @@ async def serve(respond: Callable[[Exchange, web.Request], Awaitable[Exchange]])
     async def handle(request: web.Request) -> web.Response:
         path = target_of(request).partition("?")[0].removeprefix("/api/v3")
         asked = {"method": request.method, "path": path, "query": dict(request.query)}
+        await request.read()  # an upload that is answered early would fail
         exchange = replace_link(await respond(asked, request), local)
         headers = {"Content-Type": "application/json"} | exchange.get("headers", {})
         return web.Response(status=exchange["status"], headers=headers, body=encode_body(exchange))
