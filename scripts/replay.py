@@ -113,28 +113,28 @@ class Player:
     """Answer from recordings. Several responses to one request come in turn, in the order of the files."""
 
     def __init__(self, exchanges: Iterable[Exchange]) -> None:
-        self.turns: dict[str, list[Exchange]] = {}
+        self.responses: dict[str, list[Exchange]] = {}
         for exchange in exchanges:
-            self.turns.setdefault(key_of(exchange), []).append(exchange)
+            self.responses.setdefault(key_of(exchange), []).append(exchange)
 
-    async def respond(self, asked: Exchange, request: web.Request | None = None) -> Exchange:
+    async def respond(self, call: Exchange, request: web.Request | None = None) -> Exchange:
         """Return the recorded response, cut to the `limit` of the request, or a 404 that names similar recordings."""
-        query = asked["query"]
+        query = call["query"]
         rest = re.fullmatch("replay-([0-9]+)-(.*)", query.get("cursor", ""))  # ours: the rest of a recorded page
         start, cursor = (int(rest[1]), rest[2]) if rest else (0, query.get("cursor", ""))
-        asked = asked | {"query": query | {"cursor": cursor}}
-        turns = self.turns.get(key_of(asked))
-        if not turns:
-            near = "".join(f"; similar: {key}" for key in difflib.get_close_matches(key_of(asked), self.turns, n=2))
-            message = f"not recorded: {key_of(asked)}{near}; `replay.py --list` shows all recordings"
+        call = call | {"query": query | {"cursor": cursor}}
+        responses = self.responses.get(key_of(call))
+        if not responses:
+            near = "".join(f"; similar: {key}" for key in difflib.get_close_matches(key_of(call), self.responses, n=2))
+            message = f"not recorded: {key_of(call)}{near}; `replay.py --list` shows all recordings"
             return {"status": 404, "body": {"error": {"code": "NotFoundError", "message": message}}}
-        exchange = turns.pop(0) if len(turns) > 1 and not start else turns[0]  # the last one stays
+        exchange = responses.pop(0) if len(responses) > 1 and not start else responses[0]  # the last one stays
         body = exchange.get("body")
-        return exchange | {"body": self.select(body, asked, start)} if isinstance(body, dict) else exchange
+        return exchange | {"body": self.select(body, call, start)} if isinstance(body, dict) else exchange
 
-    def select(self, body: dict[str, Any], asked: Exchange, start: int) -> dict[str, Any]:
+    def select(self, body: dict[str, Any], call: Exchange, start: int) -> dict[str, Any]:
         """Return the part of a body that `limit` and `exclude_attributes` select, a page from its object `start` on."""
-        data, meta, query = body.get("data"), body.get("meta") or {}, asked["query"]
+        data, meta, query = body.get("data"), body.get("meta") or {}, call["query"]
         names = query.get("exclude_attributes", "").split(",")
         if not isinstance(data, list):
             return body | {"data": remove_attributes(data, names)} if data else body
@@ -142,7 +142,7 @@ class Player:
         end = start + (int(limit) if limit.isdecimal() else len(data))
         if end < len(data):
             body = body | {"meta": meta | {"cursor": f"replay-{end}-{query['cursor']}"}, "links": {}}
-        elif cursor and key_of(asked | {"query": query | {"cursor": cursor}}) not in self.turns:
+        elif cursor and key_of(call | {"query": query | {"cursor": cursor}}) not in self.responses:
             body = body | {"meta": meta | {"cursor": None}, "links": {}}  # the next page was not recorded
         return body | {"data": [remove_attributes(item, names) for item in data[start:end]]}
 
@@ -168,7 +168,7 @@ class Recorder:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
         return await handler(request)
 
-    async def respond(self, asked: Exchange, request: web.Request) -> Exchange:
+    async def respond(self, call: Exchange, request: web.Request) -> Exchange:
         """Return the real response, redirects followed. A transient failure is not saved: a repetition would end it."""
         target = target_of(request).replace(f"/users/{DUMMY_KEY}", f"/users/{self.key}")
         headers = {k: v for k, v in request.headers.items() if k.lower() in ("content-type", "user-agent", "x-tool")}
@@ -180,9 +180,9 @@ class Recorder:
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             message = f"{type(error).__name__}: {error}".replace(self.key, DUMMY_KEY)
             return {"status": 502, "body": {"error": {"code": "TransientError", "message": message}}}
-        exchange = asked | {"shows": f"Recorded from {response.url.host}.", "status": response.status}
+        exchange: Exchange = {"shows": f"Recorded from {self.host.host}.", **call, "status": response.status}
         if response.content_type != "application/json":
-            exchange |= {"headers": {"Content-Type": response.content_type}}
+            exchange["headers"] = {"Content-Type": response.content_type}
         exchange |= decode_body(content, response.content_type)
         if response.status < 424:
             self.save(exchange)
@@ -235,9 +235,9 @@ async def serve(respond: Callable[[Exchange, web.Request], Awaitable[Exchange]])
 
     async def handle(request: web.Request) -> web.Response:
         path = target_of(request).partition("?")[0].removeprefix("/api/v3")
-        asked = {"method": request.method, "path": path, "query": dict(request.query)}
+        call = {"method": request.method, "path": path, "query": dict(request.query)}
         await request.read()  # an upload that is answered early would fail
-        exchange = replace_link(await respond(asked, request), local)
+        exchange = replace_link(await respond(call, request), local)
         headers = {"Content-Type": "application/json"} | exchange.get("headers", {})
         return web.Response(status=exchange["status"], headers=headers, body=encode_body(exchange))
 
@@ -266,12 +266,12 @@ async def run_command(command: list[str], host: str) -> int:
     no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1")))
     env = {"VT_HOST": host, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
     env |= {"VT_API_KEY": DUMMY_KEY, "VTCLI_APIKEY": DUMMY_KEY}
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command by itself, which decides how to end
     try:
         child = await asyncio.create_subprocess_exec(*command, env=os.environ | env)
     except OSError as error:
         raise UsageError(f"cannot run {command[0]}: {error.strerror}") from None
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command by itself, which decides how to end
     code = await child.wait()
     return 128 - code if code < 0 else code
 
@@ -298,7 +298,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", __doc__), context_settings={"allow_interspersed_args": False})
 def main(
     command: Annotated[list[str] | None, typer.Argument(help="What to run, with its arguments.")] = None,
-    folder: Annotated[Path, typer.Option("--recordings", help="The folder of recordings.")] = RECORDINGS,
+    folder: Annotated[
+        Path, typer.Option("--recordings", help="A folder of recordings.", show_default="tests/recordings")
+    ] = RECORDINGS,
     recording: Annotated[bool, typer.Option("--record", help="Ask the real VirusTotal, save its responses.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="Print one line for each recording, and stop.")] = False,
 ) -> int:
@@ -333,7 +335,10 @@ def printable(text: object) -> str:
 
     VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def log(message: object) -> None:

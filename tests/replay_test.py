@@ -240,6 +240,7 @@ def test_a_signal_is_passed_on_and_the_command_decides_how_to_end(tmp_path: Path
         import signal, sys, time
         signal.signal(signal.SIGINT, lambda *_: (print("interrupted", flush=True), signal.raise_signal(signal.SIGTERM)))
         signal.signal(signal.SIGTERM, lambda *_: (print("terminated", flush=True), sys.exit(130)))
+        time.sleep(0.2)
         print("ready", flush=True)
         time.sleep(60)
     """
