@@ -1,0 +1,710 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "pyzipper>=0.4,<0.5",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "yarl>=1.20,<2",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""Get samples: download files by their hashes, each into an AES zip with the password `infected`.
+
+A sample is saved as OUT/HASH.zip (--raw: OUT/HASH) once its hash has been checked. A file that exists is not downloaded
+again. Needs a premium key, and one download of its quota for each sample. --zip lets VirusTotal build one archive.
+
+    uv run scripts/download.py 275a021bbfb6489e54d471899f7db9d1663fc695ec2fe2a2c4538aabf651fd0f
+    uv run scripts/download.py --file hashes.txt --out samples --zip
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage or key, 3 incomplete, 4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import signal
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyzipper  # type: ignore[import-untyped]
+import typer
+
+PASSWORD = "infected"  # noqa: S105 - the convention for malware archives, not a secret
+ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256"}  # by hexadecimal digits
+POLL_SECONDS = 10
+
+Row = dict[str, Any]  # id (hash or archive), status (downloaded, present, failed), path and error (or None)
+
+
+def read_hashes(arguments: Iterable[str], lines: Iterable[str] = (), name: str = "-") -> list[str]:
+    """Return the hashes of the arguments and of a list, in lower case, each once.
+
+    The first word of a line counts, so that the output of sha256sum is a list, and # starts a comment.
+    Raises UsageError, after printing each entry that is no hash with its line number.
+    """
+    entries = [(f"argument {number}", text) for number, text in enumerate(arguments, 1)]
+    entries += [(f"{name}, line {number}", line) for number, line in enumerate(lines, 1)]
+    words = [(where, word) for where, text in entries for word in text.partition("#")[0].split()[:1]]
+    bad = [
+        (where, word) for where, word in words if not re.fullmatch("[0-9a-fA-F]+", word) or len(word) not in ALGORITHMS
+    ]
+    for where, word in bad:
+        log(f"{where}: {word[:80]} is not an MD5, SHA-1 or SHA-256")
+    if bad or not words:
+        raise UsageError(
+            "nothing was requested: correct the list" if bad else "no hashes: give some, or a list with --file"
+        )
+    return list(dict.fromkeys(word.lower() for _, word in words))
+
+
+def has_hash(path: Path, wanted: str) -> bool:
+    """Return whether the file's content has this MD5, SHA-1 or SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, ALGORITHMS[len(wanted)]).hexdigest() == wanted
+
+
+def encrypt(sample: Path) -> Path:
+    """Return an AES zip of the file, beside it."""
+    archive = sample.with_name(f"{sample.name}.zip")
+    with pyzipper.AESZipFile(archive, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as file:
+        file.setpassword(PASSWORD.encode())
+        file.write(sample, sample.name)
+    return archive
+
+
+async def save_sample(client: VirusTotal, wanted: str, out: Path, *, raw: bool = False) -> Row:
+    """Download one sample, check its hash, and save it, unless its file exists.
+
+    Raises OSError, and VirusTotalError if every other download would fail, too.
+    """
+    path = out / (wanted if raw else f"{wanted}.zip")
+    row = {"id": wanted, "status": "present", "path": str(path), "error": None}
+    if path.exists():
+        return row
+    try:
+        # The plain sample exists only in here, while it is checked and encrypted.
+        with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:
+            sample = Path(folder) / wanted
+            await client.download("/files/{}/download", wanted, to=sample)
+            if not await asyncio.to_thread(has_hash, sample, wanted):
+                return row | {"status": "failed", "path": None, "error": "the content that arrived has another hash"}
+            (sample if raw else await asyncio.to_thread(encrypt, sample)).replace(path)
+    except VirusTotalError as error:
+        if error.status in (401, 403, 429) or not client.connected:
+            raise
+        return row | {"status": "failed", "path": None, "error": str(error)}
+    return row | {"status": "downloaded"}
+
+
+async def in_parallel(
+    work: Callable[[str], Coroutine[Any, Any, Row]], items: Iterable[str], jobs: int
+) -> AsyncIterator[Row]:
+    """Yield the results of `work` for the items as they finish, `jobs` at a time.
+
+    After an error, nothing new is started, what runs is finished (it has cost quota), and the error is raised.
+    """
+    todo = iter(items)
+    running: set[asyncio.Task[Row]] = set()
+    error: BaseException | None = None
+    try:
+        while True:
+            while error is None and len(running) < jobs and (item := next(todo, None)) is not None:
+                running.add(asyncio.create_task(work(item)))
+            if not running:
+                break
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = error or task.exception()
+                if not task.exception():
+                    yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    if error:
+        raise error
+
+
+async def download(
+    client: VirusTotal, hashes: list[str], out: Path, *, raw: bool = False, jobs: int = 4
+) -> AsyncIterator[Row]:
+    """Yield a row for each sample as it is saved in the directory `out`; see save_sample.
+
+    https://docs.virustotal.com/reference/files-download
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    async for row in in_parallel(
+        lambda wanted: save_sample(client, wanted, out, raw=raw), as_list("hashes", hashes), jobs
+    ):
+        yield row
+
+
+async def start_archive(client: VirusTotal, hashes: list[str]) -> str:
+    """Ask VirusTotal for one archive of these files, and return its id. Raises VirusTotalError."""
+    request = {"data": {"password": PASSWORD, "hashes": hashes}}
+    try:
+        response = await client.post_async("/intelligence/zip_files", json_data=request)
+        return (await client._response_to_json(response))["data"]["id"]
+    except VirusTotalError as error:
+        if client.connected and (error.status == 0 or error.status >= 500):
+            log("VirusTotal may be building an archive whose id was lost; the same command requests another one")
+        raise
+
+
+def count_missing(archive: Path, hashes: list[str]) -> str | None:
+    """Return how many files an archive lacks, as a sentence, or None. Raises VirusTotalError if it is no zip."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            missing = len(hashes) - len(file.namelist())
+    except zipfile.BadZipFile:
+        raise VirusTotalError("InvalidResponse", "the archive is not a zip; is a proxy in the way?") from None
+    return f"VirusTotal does not have {plural(missing, 'file')} of them" if missing > 0 else None
+
+
+async def download_archive(
+    client: VirusTotal, hashes: list[str], out: Path, archive: str | None = None
+) -> AsyncIterator[Row]:
+    """Let VirusTotal build one archive (or follow the job `archive`), save it, and yield its row.
+
+    The file's name depends on the hashes alone. Raises VirusTotalError and OSError; then there is no file.
+    https://docs.virustotal.com/reference/zip-files
+    """
+    digest = hashlib.sha256(" ".join(sorted(as_list("hashes", hashes))).encode()).hexdigest()
+    path = out / f"samples-{digest[:16]}.zip"
+    row = {"id": archive, "status": "present", "path": str(path)}
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        row |= {"id": archive or await start_archive(client, hashes), "status": "downloaded"}
+        log(f"waiting for archive {row['id']}; if you interrupt this, continue with --archive {row['id']}")
+        status = "starting"
+        while status in ("starting", "creating"):
+            await asyncio.sleep(POLL_SECONDS * SECOND)
+            job = await client.get_json_async("/intelligence/zip_files/{}", row["id"])
+            status = job["data"]["attributes"]["status"]
+        if status != "finished":
+            raise VirusTotalError("ArchiveError", f"VirusTotal ended archive {row['id']} with status {status}")
+        with atomic_write(path) as part:
+            await client.download("/intelligence/zip_files/{}/download", row["id"], to=part)
+            count_missing(part, hashes)
+    yield row | {"error": count_missing(path, hashes)}
+
+
+def as_text(row: Row) -> str:
+    """Return a row as a line: status, the file or else what was requested, and the error if there is one."""
+    return "\t".join(printable(cell) for cell in (row["status"], row["path"] or row["id"], row["error"]) if cell)
+
+
+async def write_rows(rows: AsyncIterator[Row], client: VirusTotal, style: Format | None) -> int:
+    """Print each row as it arrives, then the summary, and return the exit code.
+
+    Raises the error of the first row: nothing was done then.
+    """
+    counts: Counter[str] = Counter()
+    error: BaseException | str | None = None
+    try:
+        async for row in rows:
+            counts[row["status"]] += 1
+            print(json.dumps(row) if style is Format.jsonl else as_text(row), flush=True)
+            error = error or (row["error"] and "some samples are missing; the same command retries")
+    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+        if isinstance(stopped, BrokenPipeError) or not counts:
+            raise
+        error = stopped
+    done = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return print_summary(done, client.requests, error=error)
+
+
+def main(
+    hashes: Annotated[list[str] | None, typer.Argument(help="MD5, SHA-1 or SHA-256.")] = None,
+    listed: Annotated[
+        typer.FileText | None,
+        typer.Option("--file", encoding="utf-8-sig", errors="replace", help="A list, one hash per line; -: stdin."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The directory.")] = Path("samples"),
+    raw: Annotated[bool, typer.Option("--raw", help="Save the plain sample, not a zip. Be careful.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Downloads at the same time.")] = 4,
+    zipped: Annotated[bool, typer.Option("--zip", help="One archive of all, built by VirusTotal.")] = False,
+    archive: Annotated[str | None, typer.Option(help="Continue an interrupted --zip: the archive's id.")] = None,
+    style: Annotated[Format | None, typer.Option("--format", help="What is printed. [default: text]")] = None,
+    apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
+) -> int:
+    """Download the samples, or one archive of them."""
+    wanted = read_hashes(hashes or [], listed or [], getattr(listed, "name", ""))
+    zipped = zipped or archive is not None
+    if zipped and raw:
+        raise UsageError("--raw does not go with --zip: VirusTotal encrypts the archive")
+
+    async def work() -> int:
+        async with VirusTotal(apikey) as client:
+            if zipped:
+                rows = download_archive(client, wanted, out, archive)
+            else:
+                rows = download(client, wanted, out, raw=raw, jobs=jobs)
+            return await write_rows(rows, client, style)
+
+    return asyncio.run(work())
+
+
+# [[[cog vendor() ]]]
+
+
+# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import contextlib
+import difflib
+import email.utils
+import math
+import os
+import random
+import shlex
+import time
+import tomllib
+import urllib.parse
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+import aiohttp
+import aiohttp.base_protocol
+import aiolimiter
+import tenacity
+import vt
+import yarl
+
+
+class UsageError(ValueError):
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
+
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+
+
+def as_list(name: str, values: Iterable[str] | None) -> list[str]:
+    """Return `values` as a list. Raises TypeError for a string, which would be taken for a list of its characters."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings: [{values!r}], not {values!r}")
+    return list(values or [])
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
+    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        os.replace(part, path.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Format(StrEnum):
+    """What a source prints: a short line per object for people, or the object as JSON for programs."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
+    if isinstance(main, typer.Typer):
+        app = main
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        command = typer.main.get_command(app)
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        log("interrupted")
+        return 130
+    except typer.TyperException as error:
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+SECOND = 1.0  # the unit of every delay; tests shorten it
+
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
+
+RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
+
+
+class VirusTotalError(vt.APIError):
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+
+    def __init__(self, code: str, message: str, status: int = 0) -> None:
+        super().__init__(code, message)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a mistake in the key or the query, 4 for an exhausted quota, 1 otherwise."""
+        return {400: 2, 401: 2, 403: 2, 409: 2, 429: 4}.get(self.status, 1)
+
+
+class Page(NamedTuple):
+    """Objects as VirusTotal sent them, the cursor after them (None: no more), and how many match in all, if known."""
+
+    objects: list[dict[str, Any]]
+    cursor: str | None
+    total: int | None
+
+
+class VirusTotal(vt.Client):
+    """A drop-in replacement for vt.Client. Every request, also of vt-py's own methods, is retried, paced and counted.
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it is sent to `host` (else VT_HOST) only.
+    VT_MAX_WAIT is the longest total wait between retries in seconds (300), VT_RATE the most requests a minute,
+    VT_MAX_REQUESTS the most requests in all. `requests` counts them. Errors are raised as VirusTotalError.
+    """
+
+    def __init__(
+        self, apikey: str | None = None, agent: str = "virustotal-scripts", host: str | None = None, **options: Any
+    ) -> None:
+        key, self.key_source = find_key(apikey)
+        host = (host or os.environ.get("VT_HOST") or "https://www.virustotal.com").rstrip("/")
+        if not re.match(r"https?://[^/\s]+$", host):
+            raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
+        super().__init__(key, agent, host, **{"trust_env": True, "timeout": 60} | options)
+        self.origin = yarl.URL(host).origin()
+        self.requests = 0
+        self.connected = False
+        self.max_wait = positive_env("VT_MAX_WAIT", 300)
+        self.max_requests = positive_env("VT_MAX_REQUESTS", math.inf)
+        self.pace = aiolimiter.AsyncLimiter(1, 60 * SECOND / positive_env("VT_RATE", 1e6))
+
+    def __getattribute__(self, name: str) -> Any:
+        """Refuse vt-py's synchronous methods where they cannot work: in a running event loop, such as a notebook's."""
+        if hasattr(vt.Client, f"{name}_async") and asyncio._get_running_loop():
+            raise RuntimeError(f"in a notebook or a coroutine, use `await client.{name}_async(...)`")
+        return super().__getattribute__(name)
+
+    def __enter__(self) -> VirusTotal:
+        if asyncio._get_running_loop():
+            raise RuntimeError("in a notebook or a coroutine, use `async with VirusTotal() as client:`")
+        return self
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """Return the URL of `path`, each {} replaced by one quoted segment. A whole URL of this host stays as it is."""
+        if path.startswith(("https://", "http://")):
+            own = path.startswith(f"http://{self.origin.host}/") and self.origin.scheme == "https"
+            return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
+        if self._session is None:  # type: ignore[has-type]
+            headers = {
+                "User-Agent": f"{self._agent}; vtpy {vt.__version__}; gzip",
+                "Accept-Encoding": "gzip",
+                "x-tool": "opensource.virustotal-scripts.v1",  # without it, no gti_assessment
+            }
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                headers=headers | (self._user_headers or {}),
+                # No total: it would count the sleep between retries.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=self._timeout),
+                middlewares=[self._send],
+                trust_env=self._trust_env,
+            )
+        return self._session
+
+    async def _send(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """Send a request, and again after a transient failure. aiohttp calls this for each request and redirect hop.
+
+        A POST that may have reached VirusTotal is not repeated: it could start a second job.
+        """
+        own = request.url.origin() == self.origin
+        if own:
+            request.headers["X-Apikey"] = self._apikey
+        else:
+            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
+        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        attempt, waited = 0, 0.0
+        while True:
+            if own:
+                await self._spend_request()
+            delay = min(60, 2**attempt) * random.uniform(0.5, 1) * SECOND
+            outcome: aiohttp.ClientResponse | VirusTotalError
+            try:
+                outcome = await self._receive(await handler(request))
+                if outcome.status == 404 and request.method == "DELETE" and attempt:
+                    outcome.status = 200  # an earlier attempt deleted it, and its response was lost
+                if outcome.status not in RETRY_STATUSES:
+                    return outcome
+                delay = retry_after(outcome.headers.get("Retry-After", ""), delay)
+                consumed = getattr(request.body, "consumed", False)  # a generator is empty on the second attempt
+                repeatable = idempotent or (outcome.status == 429 and not consumed)
+                reason = f"HTTP {outcome.status}"
+            except NETWORK_ERRORS as error:
+                unsent = isinstance(error, aiohttp.ClientConnectorError)
+                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                outcome = self.network_error(error)
+                reason = str(outcome)
+            # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
+            patience = 20 * SECOND if not self.connected and self.max_wait < math.inf else self.max_wait
+            if not repeatable or waited + delay > min(patience, self.max_wait):
+                if isinstance(outcome, VirusTotalError):
+                    raise outcome
+                return outcome
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.release()
+            log(f"{request.url.path}: {reason}; retrying in {delay:.0f} s")
+            await asyncio.sleep(delay)
+            attempt, waited = attempt + 1, waited + delay
+
+    async def _receive(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """Read a JSON body, so that a truncated one is retried, and leave it to be read again.
+
+        vt-py reads a chunked body, and a download, from `content`, which is empty after the first time.
+        """
+        self.connected = True
+        if response.content_type == "application/json":
+            body, loop = await response.read(), asyncio.get_running_loop()
+            protocol = aiohttp.base_protocol.BaseProtocol(loop)
+            response.content = aiohttp.StreamReader(protocol, limit=len(body) + 1, loop=loop)
+            response.content.feed_data(body)
+            response.content.feed_eof()
+        return response
+
+    async def _spend_request(self) -> None:
+        """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
+        await self.pace.acquire()
+        if self.requests >= self.max_requests:
+            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+        self.requests += 1
+
+    def network_error(self, error: BaseException) -> VirusTotalError:
+        """Return the VirusTotalError for an error of aiohttp's."""
+        hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
+        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+
+    def redact(self, text: object) -> str:
+        """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
+        return re.sub(re.escape(self._apikey), "[API key]", str(text)) if len(self._apikey) >= 32 else str(text)
+
+    async def get_error_async(self, response: vt.ClientResponse) -> VirusTotalError | None:
+        """Return what went wrong, or None. vt-py's own drops the status, and fails on a proxy's HTML."""
+        if response.status < 300:
+            return None
+        text = ""
+        with contextlib.suppress(*NETWORK_ERRORS):
+            text = (await response._aiohttp_resp.read()).decode(errors="replace")
+        text = self.redact(text)
+        try:
+            error = json.loads(text)["error"]
+            code, message = str(error["code"]), str(error.get("message"))
+        except (ValueError, KeyError, TypeError):
+            code, message = f"HTTP {response.status}", " ".join(re.sub("<[^<>]*>", " ", text).split())[:200]
+        if response.status in (401, 403):
+            message += f" (the key is from {self.key_source}; searches, feeds and hunting need a premium key)"
+        return VirusTotalError(code, message, response.status)
+
+    async def _response_to_json(self, response: vt.ClientResponse) -> Any:
+        """Return the JSON of a response. Override of vt-py's: a captive portal answers 200 with HTML."""
+        if error := await self.get_error_async(response):
+            raise error
+        try:
+            return json.loads(await response._aiohttp_resp.read())
+        except ValueError:
+            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+
+    async def pages(
+        self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of a collection, up to `limit` objects (0: all), each object once.
+
+        `params` are the API's; None is left out. The next page is requested while the caller works on this one.
+        vt-py's own iterator loses the rest of a page when it resumes, and fails on an empty page.
+        """
+        page_size = 300 if path.endswith(("/search", "/matching_files")) else 40  # the most that VirusTotal accepts
+        remaining = limit or math.inf
+        seen: set[int] = set()
+        cursors = {cursor}
+
+        def fetch() -> asyncio.Task[Any]:
+            query = params | {"limit": str(min(page_size, remaining)), "cursor": cursor}
+            given = {name: value for name, value in query.items() if value}
+            return asyncio.create_task(self.get_json_async(path, *args, params=given))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                data, meta = answer.get("data"), answer.get("meta") or {}
+                items = data if isinstance(data, list) else [data] if data else []  # a one-to-one relationship
+                # The context counts: a file that two rules match comes once for each.
+                keys = [hash(str((i.get("type"), i.get("id"), i.get("context_attributes")))) for i in items]
+                new = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
+                seen.update(new)
+                remaining -= len(new)
+                cursor = meta.get("cursor")
+                repeated = cursor in cursors
+                more = bool(cursor) and remaining > 0
+                if more and not repeated:
+                    cursors.add(cursor)
+                    page = fetch()
+                if new or not more:
+                    yield Page(list(new.values()), None if repeated else cursor, meta.get("total_hits"))
+                if more and repeated:
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again; the rest is missing")
+                if not more:
+                    return
+        finally:
+            page.cancel()
+            await asyncio.gather(page, return_exceptions=True)
+
+    async def download(self, path: str, *args: Any, to: Path) -> None:
+        """Stream the body of a GET (a feed package, a sample, a PCAP) into the file `to`. Raises VirusTotalError."""
+
+        @tenacity.retry(
+            retry=tenacity.retry_if_exception_type(NETWORK_ERRORS),
+            wait=tenacity.wait_exponential(multiplier=SECOND, max=60),
+            stop=tenacity.stop_after_attempt(5),
+            reraise=True,
+        )
+        async def attempt() -> None:
+            response = await self.get_async(path, *args)
+            if error := await self.get_error_async(response):
+                raise error
+            async with response._aiohttp_resp as body:
+                with open(to, "wb") as file:
+                    async for chunk in body.content.iter_chunked(1 << 18):
+                        file.write(chunk)
+
+        try:
+            await attempt()
+        except NETWORK_ERRORS as error:
+            raise self.network_error(error) from None
+
+
+def retry_after(value: str, default: float) -> float:
+    """Return the seconds to wait that a Retry-After header asks for, as a number or an HTTP date."""
+    with contextlib.suppress(ValueError):
+        return float(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return default
+
+
+def positive_env(name: str, default: float) -> float:
+    """Return the number above 0 in the environment variable `name`. Raises UsageError."""
+    text = os.environ.get(name) or str(default)
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise UsageError(f"{name} is {text}: expected a number above 0")
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """Return the API key and where it was found. Raises UsageError, which does not show the key."""
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in ("VT_API_KEY", "VTCLI_APIKEY")}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, value in found.items():
+        if key := str(value or "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UsageError(f"the API key from {source} contains characters that no key has")
+            return key, source
+    raise UsageError(
+        "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
+        "scripts/replay.py runs a command without one"
+    )
+
+
+# [[[end]]]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    sys.exit(cli(main))

@@ -1,0 +1,689 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "yarl>=1.20,<2",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""What did the sandboxes see of a file? List its reports, or download what they captured.
+
+Takes hashes and ids of reports. Without --kind, each report is printed as VirusTotal sent it. With --kind, the captures
+are saved as OUT/REPORT.KIND, and a file that exists is not downloaded again. Some kinds need a premium key. One request
+lists 40 reports, and each download costs one.
+
+    uv run scripts/sandbox_artifacts.py 44d88612fea8a8f36de82e1278abb02f
+    uv run scripts/sandbox_artifacts.py 44d88612fea8a8f36de82e1278abb02f --kind pcap,memdump --sandbox Zenbox
+
+An HTML report is a page with a malware author's strings: open it in a browser that you can throw away.
+Exit codes: 0 complete, 1 failed, 2 wrong usage or key, 3 incomplete, 4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import sys
+import urllib.parse
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+# The attribute of a report that says whether there is one: https://docs.virustotal.com/reference/file-behaviour-summary
+KINDS = {"pcap": "has_pcap", "evtx": "has_evtx", "html": "has_html_report", "memdump": "has_memdump"}
+
+
+def parse_id(text: str) -> str:
+    """Return a file's hash, or a report's id (SHA256_SANDBOX), with the hash in lower case. Raises UsageError."""
+    digest, underscore, sandbox = text.strip().partition("_")
+    sizes = "{64}" if underscore else "{32}|{40}|{64}"
+    if not re.fullmatch("|".join(f"[0-9a-fA-F]{size}" for size in sizes.split("|")), digest) or text.endswith("_"):
+        raise UsageError(f"{text} is not a hash, nor the id of a report such as SHA256_Zenbox")
+    return digest.lower() + underscore + sandbox
+
+
+def parse_kinds(text: str) -> list[str]:
+    """Return the kinds of a comma-separated list. Raises UsageError."""
+    kinds = [kind.strip().lower() for kind in text.split(",")]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UsageError(f"--kind {unknown[0]} is unknown: expected a list of {', '.join(KINDS)}")
+    return kinds
+
+
+def available(report: dict[str, Any]) -> list[str]:
+    """Return the kinds of artifacts that a report has."""
+    return [kind for kind, attribute in KINDS.items() if (report.get("attributes") or {}).get(attribute)]
+
+
+def is_from(report: dict[str, Any], sandbox: str | None) -> bool:
+    """Return whether the report's sandbox has this in its name (None: any)."""
+    name = (report.get("attributes") or {}).get("sandbox_name") or report["id"].partition("_")[2]
+    return sandbox is None or sandbox.lower() in name.lower()
+
+
+def artifact_path(out: Path, report_id: str, kind: str) -> Path:
+    """Return where an artifact is saved. Ids contain spaces, and might contain slashes."""
+    return out / f"{urllib.parse.quote(report_id, safe='')}.{kind}"
+
+
+def is_fatal(client: VirusTotal, error: VirusTotalError) -> bool:
+    """Return whether every other request would fail, too. A 403 may concern one kind: memory dumps need a licence."""
+    return error.status in (401, 429) or not client.connected
+
+
+async def list_reports(
+    client: VirusTotal, ids: list[str], *, sandbox: str | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the sandbox reports (file_behaviour objects) of files, and those with these ids.
+
+    One that VirusTotal does not have, or that fails, is an item with `error`. Raises VirusTotalError if all would fail.
+    https://docs.virustotal.com/reference/file-behaviour-summary
+    """
+    for wanted in as_list("ids", ids):
+        try:
+            if "_" in wanted:
+                yield (await client.get_json_async("/file_behaviours/{}", wanted))["data"]
+                continue
+            async for page in client.pages("/files/{}/behaviours", wanted):
+                for report in page.objects:
+                    if is_from(report, sandbox):
+                        yield report
+        except VirusTotalError as error:
+            if is_fatal(client, error):
+                raise
+            yield {"type": "file_behaviour", "id": wanted, "error": {"code": error.code, "message": error.message}}
+
+
+async def save_artifact(client: VirusTotal, report_id: str, kind: str, out: Path) -> dict[str, Any]:
+    """Download one artifact, unless its file exists. Return a row: id, kind, status, path, error.
+
+    The status is downloaded, present or failed. Raises OSError, and VirusTotalError if every other would fail, too.
+    """
+    path = artifact_path(out, report_id, kind)
+    row = {"id": report_id, "kind": kind, "status": "present", "path": str(path), "error": None}
+    if path.exists():
+        return row
+    try:
+        with atomic_write(path) as part:
+            await client.download("/file_behaviours/{}/{}", report_id, kind, to=part)
+    except VirusTotalError as error:
+        if is_fatal(client, error):
+            raise
+        return row | {"status": "failed", "path": None, "error": str(error)}
+    return row | {"status": "downloaded"}
+
+
+async def save_artifacts(
+    client: VirusTotal, ids: list[str], kinds: list[str], out: Path, *, sandbox: str | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield a row for each artifact of these kinds that the reports have; see save_artifact.
+
+    A file or a report that VirusTotal does not have is a failed row without a kind.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    async for report in list_reports(client, ids, sandbox=sandbox):
+        if error := report.get("error"):
+            error = f"{error['code']}: {error['message']}"
+            yield {"id": report["id"], "kind": None, "status": "failed", "path": None, "error": error}
+        for kind in available(report):
+            if kind in as_list("kinds", kinds):
+                yield await save_artifact(client, report["id"], kind, out)
+
+
+def as_text(item: dict[str, Any]) -> str:
+    """Return the line for a report (id, kinds it has) or for a row of save_artifacts (status, path or what failed)."""
+    error = item.get("error")
+    if "status" in item:
+        cells = [item["status"], item["path"] or f"{item['id']} {item['kind'] or ''}", error]
+    else:
+        cells = [
+            item["id"],
+            ",".join(available(item)) or "-",
+            f"{error['code']}: {error['message']}" if error else None,
+        ]
+    return "\t".join(printable(cell) for cell in cells if cell)
+
+
+async def write_items(items: AsyncIterator[dict[str, Any]], client: VirusTotal, file: TextIO, style: Format) -> int:
+    """Write a line for each item as it arrives, print the summary and return the exit code.
+
+    Raises the error of the first item: nothing was written then.
+    """
+    counts: Counter[str] = Counter()
+    error: BaseException | str | None = None
+    try:
+        async for item in items:
+            counts["failed" if item.get("error") else item.get("status", "listed")] += 1
+            print(as_text(item) if style is Format.text else json.dumps(item), file=file, flush=True)
+    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+        if isinstance(stopped, BrokenPipeError) or not counts:
+            raise
+        error = stopped
+    if counts["failed"] and not error:
+        error = "run the same command again to retry"
+    done = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return print_summary(done or "nothing found", client.requests, error=error)
+
+
+def main(
+    ids: Annotated[list[str], typer.Argument(help="MD5, SHA-1 or SHA-256 of files, or ids of reports.")],
+    kind: Annotated[str | None, typer.Option(help="What to download: a list of pcap, evtx, html, memdump.")] = None,
+    sandbox: Annotated[str | None, typer.Option(help="Only sandboxes with this in their name: CAPE.")] = None,
+    out: Annotated[Path, typer.Option(help="The directory for what is downloaded.")] = Path("artifacts"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON Lines file instead of stdout.")] = None,
+    style: Annotated[Format | None, typer.Option("--format", help="[default: text on a terminal, else jsonl]")] = None,
+    apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
+) -> int:
+    """List the reports, or download from them."""
+    wanted = list(dict.fromkeys(map(parse_id, ids)))
+    kinds = parse_kinds(kind) if kind is not None else None
+    if output and output.exists():
+        raise UsageError(f"{output} exists: name another file")
+
+    async def work() -> int:
+        async with VirusTotal(apikey) as client:
+            if kinds is None:
+                items = list_reports(client, wanted, sandbox=sandbox)
+            else:
+                items = save_artifacts(client, wanted, kinds, out, sandbox=sandbox)
+            with open_lines(output) as file:
+                return await write_items(items, client, file, style or (Format.text if file.isatty() else Format.jsonl))
+
+    return asyncio.run(work())
+
+
+# [[[cog vendor() ]]]
+
+
+# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import contextlib
+import difflib
+import email.utils
+import math
+import mmap
+import os
+import random
+import shlex
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+import aiohttp
+import aiohttp.base_protocol
+import aiolimiter
+import tenacity
+import vt
+import yarl
+
+
+class UsageError(ValueError):
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
+
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+
+
+def as_list(name: str, values: Iterable[str] | None) -> list[str]:
+    """Return `values` as a list. Raises TypeError for a string, which would be taken for a list of its characters."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings: [{values!r}], not {values!r}")
+    return list(values or [])
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
+    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        os.replace(part, path.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Format(StrEnum):
+    """What a source prints: a short line per object for people, or the object as JSON for programs."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
+@contextlib.contextmanager
+def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+    """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
+
+    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    Raises UsageError and OSError.
+    """
+    if path is None:
+        yield sys.stdout
+        return
+    if append and path.exists():
+        remove_incomplete_line(path)
+    try:
+        file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
+    except FileExistsError:
+        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+    try:
+        with file:
+            yield file
+    except BaseException:
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
+        raise
+
+
+def remove_incomplete_line(path: Path) -> None:
+    """Truncate the file after its last newline: kill -9 or a full disk may have left half a line. Raises OSError."""
+    if path.stat().st_size:
+        with open(path, "rb+") as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                end = content.rfind(b"\n") + 1
+            file.truncate(end)
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
+    if isinstance(main, typer.Typer):
+        app = main
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        command = typer.main.get_command(app)
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        log("interrupted")
+        return 130
+    except typer.TyperException as error:
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+SECOND = 1.0  # the unit of every delay; tests shorten it
+
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
+
+RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
+
+
+class VirusTotalError(vt.APIError):
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+
+    def __init__(self, code: str, message: str, status: int = 0) -> None:
+        super().__init__(code, message)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a mistake in the key or the query, 4 for an exhausted quota, 1 otherwise."""
+        return {400: 2, 401: 2, 403: 2, 409: 2, 429: 4}.get(self.status, 1)
+
+
+class Page(NamedTuple):
+    """Objects as VirusTotal sent them, the cursor after them (None: no more), and how many match in all, if known."""
+
+    objects: list[dict[str, Any]]
+    cursor: str | None
+    total: int | None
+
+
+class VirusTotal(vt.Client):
+    """A drop-in replacement for vt.Client. Every request, also of vt-py's own methods, is retried, paced and counted.
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it is sent to `host` (else VT_HOST) only.
+    VT_MAX_WAIT is the longest total wait between retries in seconds (300), VT_RATE the most requests a minute,
+    VT_MAX_REQUESTS the most requests in all. `requests` counts them. Errors are raised as VirusTotalError.
+    """
+
+    def __init__(
+        self, apikey: str | None = None, agent: str = "virustotal-scripts", host: str | None = None, **options: Any
+    ) -> None:
+        key, self.key_source = find_key(apikey)
+        host = (host or os.environ.get("VT_HOST") or "https://www.virustotal.com").rstrip("/")
+        if not re.match(r"https?://[^/\s]+$", host):
+            raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
+        super().__init__(key, agent, host, **{"trust_env": True, "timeout": 60} | options)
+        self.origin = yarl.URL(host).origin()
+        self.requests = 0
+        self.connected = False
+        self.max_wait = positive_env("VT_MAX_WAIT", 300)
+        self.max_requests = positive_env("VT_MAX_REQUESTS", math.inf)
+        self.pace = aiolimiter.AsyncLimiter(1, 60 * SECOND / positive_env("VT_RATE", 1e6))
+
+    def __getattribute__(self, name: str) -> Any:
+        """Refuse vt-py's synchronous methods where they cannot work: in a running event loop, such as a notebook's."""
+        if hasattr(vt.Client, f"{name}_async") and asyncio._get_running_loop():
+            raise RuntimeError(f"in a notebook or a coroutine, use `await client.{name}_async(...)`")
+        return super().__getattribute__(name)
+
+    def __enter__(self) -> VirusTotal:
+        if asyncio._get_running_loop():
+            raise RuntimeError("in a notebook or a coroutine, use `async with VirusTotal() as client:`")
+        return self
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """Return the URL of `path`, each {} replaced by one quoted segment. A whole URL of this host stays as it is."""
+        if path.startswith(("https://", "http://")):
+            own = path.startswith(f"http://{self.origin.host}/") and self.origin.scheme == "https"
+            return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
+        if self._session is None:  # type: ignore[has-type]
+            headers = {
+                "User-Agent": f"{self._agent}; vtpy {vt.__version__}; gzip",
+                "Accept-Encoding": "gzip",
+                "x-tool": "opensource.virustotal-scripts.v1",  # without it, no gti_assessment
+            }
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                headers=headers | (self._user_headers or {}),
+                # No total: it would count the sleep between retries.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=self._timeout),
+                middlewares=[self._send],
+                trust_env=self._trust_env,
+            )
+        return self._session
+
+    async def _send(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """Send a request, and again after a transient failure. aiohttp calls this for each request and redirect hop.
+
+        A POST that may have reached VirusTotal is not repeated: it could start a second job.
+        """
+        own = request.url.origin() == self.origin
+        if own:
+            request.headers["X-Apikey"] = self._apikey
+        else:
+            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
+        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        attempt, waited = 0, 0.0
+        while True:
+            if own:
+                await self._spend_request()
+            delay = min(60, 2**attempt) * random.uniform(0.5, 1) * SECOND
+            outcome: aiohttp.ClientResponse | VirusTotalError
+            try:
+                outcome = await self._receive(await handler(request))
+                if outcome.status == 404 and request.method == "DELETE" and attempt:
+                    outcome.status = 200  # an earlier attempt deleted it, and its response was lost
+                if outcome.status not in RETRY_STATUSES:
+                    return outcome
+                delay = retry_after(outcome.headers.get("Retry-After", ""), delay)
+                consumed = getattr(request.body, "consumed", False)  # a generator is empty on the second attempt
+                repeatable = idempotent or (outcome.status == 429 and not consumed)
+                reason = f"HTTP {outcome.status}"
+            except NETWORK_ERRORS as error:
+                unsent = isinstance(error, aiohttp.ClientConnectorError)
+                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                outcome = self.network_error(error)
+                reason = str(outcome)
+            # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
+            patience = 20 * SECOND if not self.connected and self.max_wait < math.inf else self.max_wait
+            if not repeatable or waited + delay > min(patience, self.max_wait):
+                if isinstance(outcome, VirusTotalError):
+                    raise outcome
+                return outcome
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.release()
+            log(f"{request.url.path}: {reason}; retrying in {delay:.0f} s")
+            await asyncio.sleep(delay)
+            attempt, waited = attempt + 1, waited + delay
+
+    async def _receive(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """Read a JSON body, so that a truncated one is retried, and leave it to be read again.
+
+        vt-py reads a chunked body, and a download, from `content`, which is empty after the first time.
+        """
+        self.connected = True
+        if response.content_type == "application/json":
+            body, loop = await response.read(), asyncio.get_running_loop()
+            protocol = aiohttp.base_protocol.BaseProtocol(loop)
+            response.content = aiohttp.StreamReader(protocol, limit=len(body) + 1, loop=loop)
+            response.content.feed_data(body)
+            response.content.feed_eof()
+        return response
+
+    async def _spend_request(self) -> None:
+        """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
+        await self.pace.acquire()
+        if self.requests >= self.max_requests:
+            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+        self.requests += 1
+
+    def network_error(self, error: BaseException) -> VirusTotalError:
+        """Return the VirusTotalError for an error of aiohttp's."""
+        hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
+        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+
+    def redact(self, text: object) -> str:
+        """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
+        return re.sub(re.escape(self._apikey), "[API key]", str(text)) if len(self._apikey) >= 32 else str(text)
+
+    async def get_error_async(self, response: vt.ClientResponse) -> VirusTotalError | None:
+        """Return what went wrong, or None. vt-py's own drops the status, and fails on a proxy's HTML."""
+        if response.status < 300:
+            return None
+        text = ""
+        with contextlib.suppress(*NETWORK_ERRORS):
+            text = (await response._aiohttp_resp.read()).decode(errors="replace")
+        text = self.redact(text)
+        try:
+            error = json.loads(text)["error"]
+            code, message = str(error["code"]), str(error.get("message"))
+        except (ValueError, KeyError, TypeError):
+            code, message = f"HTTP {response.status}", " ".join(re.sub("<[^<>]*>", " ", text).split())[:200]
+        if response.status in (401, 403):
+            message += f" (the key is from {self.key_source}; searches, feeds and hunting need a premium key)"
+        return VirusTotalError(code, message, response.status)
+
+    async def _response_to_json(self, response: vt.ClientResponse) -> Any:
+        """Return the JSON of a response. Override of vt-py's: a captive portal answers 200 with HTML."""
+        if error := await self.get_error_async(response):
+            raise error
+        try:
+            return json.loads(await response._aiohttp_resp.read())
+        except ValueError:
+            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+
+    async def pages(
+        self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of a collection, up to `limit` objects (0: all), each object once.
+
+        `params` are the API's; None is left out. The next page is requested while the caller works on this one.
+        vt-py's own iterator loses the rest of a page when it resumes, and fails on an empty page.
+        """
+        page_size = 300 if path.endswith(("/search", "/matching_files")) else 40  # the most that VirusTotal accepts
+        remaining = limit or math.inf
+        seen: set[int] = set()
+        cursors = {cursor}
+
+        def fetch() -> asyncio.Task[Any]:
+            query = params | {"limit": str(min(page_size, remaining)), "cursor": cursor}
+            given = {name: value for name, value in query.items() if value}
+            return asyncio.create_task(self.get_json_async(path, *args, params=given))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                data, meta = answer.get("data"), answer.get("meta") or {}
+                items = data if isinstance(data, list) else [data] if data else []  # a one-to-one relationship
+                # The context counts: a file that two rules match comes once for each.
+                keys = [hash(str((i.get("type"), i.get("id"), i.get("context_attributes")))) for i in items]
+                new = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
+                seen.update(new)
+                remaining -= len(new)
+                cursor = meta.get("cursor")
+                repeated = cursor in cursors
+                more = bool(cursor) and remaining > 0
+                if more and not repeated:
+                    cursors.add(cursor)
+                    page = fetch()
+                if new or not more:
+                    yield Page(list(new.values()), None if repeated else cursor, meta.get("total_hits"))
+                if more and repeated:
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again; the rest is missing")
+                if not more:
+                    return
+        finally:
+            page.cancel()
+            await asyncio.gather(page, return_exceptions=True)
+
+    async def download(self, path: str, *args: Any, to: Path) -> None:
+        """Stream the body of a GET (a feed package, a sample, a PCAP) into the file `to`. Raises VirusTotalError."""
+
+        @tenacity.retry(
+            retry=tenacity.retry_if_exception_type(NETWORK_ERRORS),
+            wait=tenacity.wait_exponential(multiplier=SECOND, max=60),
+            stop=tenacity.stop_after_attempt(5),
+            reraise=True,
+        )
+        async def attempt() -> None:
+            response = await self.get_async(path, *args)
+            if error := await self.get_error_async(response):
+                raise error
+            async with response._aiohttp_resp as body:
+                with open(to, "wb") as file:
+                    async for chunk in body.content.iter_chunked(1 << 18):
+                        file.write(chunk)
+
+        try:
+            await attempt()
+        except NETWORK_ERRORS as error:
+            raise self.network_error(error) from None
+
+
+def retry_after(value: str, default: float) -> float:
+    """Return the seconds to wait that a Retry-After header asks for, as a number or an HTTP date."""
+    with contextlib.suppress(ValueError):
+        return float(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return default
+
+
+def positive_env(name: str, default: float) -> float:
+    """Return the number above 0 in the environment variable `name`. Raises UsageError."""
+    text = os.environ.get(name) or str(default)
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise UsageError(f"{name} is {text}: expected a number above 0")
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """Return the API key and where it was found. Raises UsageError, which does not show the key."""
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in ("VT_API_KEY", "VTCLI_APIKEY")}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, value in found.items():
+        if key := str(value or "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UsageError(f"the API key from {source} contains characters that no key has")
+            return key, source
+    raise UsageError(
+        "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
+        "scripts/replay.py runs a command without one"
+    )
+
+
+# [[[end]]]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    sys.exit(cli(main))

@@ -1,0 +1,706 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "pyzipper>=0.4,<0.5",
+#     "rich>=14,<16",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "yarl>=1.20,<2",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""Is it malicious? Look up files and URLs, and submit those that VirusTotal does not know.
+
+A file is looked up by its hash first: what VirusTotal knows is not uploaded. An upload is public, so the script asks
+before it sends anything; without a terminal, it needs --yes. --private (its own licence) analyses without publishing.
+
+    uv run scripts/scan.py invoice.exe 'http://login.example.net/' --wait
+    uv run scripts/scan.py quarantine/*.zip --password infected --yes --format jsonl > verdicts.jsonl
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage or key, 3 incomplete, 4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import aiohttp
+import pyzipper  # type: ignore[import-untyped]
+import rich.console
+import rich.markup
+import rich.progress
+import typer
+import vt
+
+DIRECT_BYTES = 32 << 20  # a larger file needs an upload URL: https://docs.virustotal.com/reference/files-upload-url
+POLL_SECONDS = 20
+
+Item = dict[str, Any]  # an object as VirusTotal sent it, or one with `error`
+
+
+class Target(NamedTuple):
+    """What to scan: the argument, the file's path (None for a URL), and the path of its report below /api/v3."""
+
+    name: str
+    path: Path | None
+    report: str
+
+
+def content_hash(path: Path, password: str | None) -> str:
+    """Return the SHA-256 of what VirusTotal will analyse: the file, or with a password the only file in that zip.
+
+    Raises UsageError, and OSError.
+    """
+    if password is None:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with pyzipper.AESZipFile(path) as archive:
+            (member,) = archive.namelist()
+            with archive.open(member, pwd=password.encode()) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    except (ValueError, RuntimeError, pyzipper.BadZipFile):
+        raise UsageError(f"{path} is not a zip of one file that the --password opens") from None
+
+
+def parse_target(text: str, password: str | None = None) -> Target:
+    """Return the file or the URL to scan. Raises UsageError, and OSError for a file that cannot be read."""
+    if re.match("https?://", text, re.IGNORECASE):
+        return Target(text, None, f"/urls/{vt.url_id(text)}")
+    path = Path(text)
+    if path.is_dir():
+        raise UsageError(f"{text} is a directory: name the files, so that nothing is published by accident")
+    if not path.exists():
+        raise UsageError(f"{text} does not exist, and is not a URL that starts with http:// or https://")
+    return Target(text, path, f"/files/{content_hash(path, password)}")
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of a duration such as 90s, 30m or 2h. Raises UsageError."""
+    if match := re.fullmatch("([0-9]{1,6})([smh])", text):
+        return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    raise UsageError(f"{text} is not a duration: expected one such as 90s, 30m or 2h")
+
+
+async def attempt(call: Awaitable[Item]) -> Item:
+    """Return the object that a call returns, or an item with `error`, as VirusTotal's collections have them.
+
+    Raises VirusTotalError for a refused key or an exhausted quota: every other call would fail, too.
+    """
+    try:
+        return await call
+    except VirusTotalError as error:
+        if error.status in (401, 403, 429):
+            raise
+        return {"error": {"code": error.code, "message": error.message}}
+
+
+async def upload(client: VirusTotal, path: Path, prefix: str, password: str | None) -> vt.ClientResponse:
+    """Send a file, with a progress bar on a terminal. Raises VirusTotalError and OSError.
+
+    https://docs.virustotal.com/reference/files-scan
+    """
+    large = path.stat().st_size > DIRECT_BYTES
+    url = await client.get_data_async(f"{prefix}/files/upload_url") if large else f"{prefix}/files"
+    name = re.sub(r'["\\]', "_", printable(path.name))  # it becomes a quoted string in a header
+    console = rich.console.Console(stderr=True)
+    bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
+    # As bytes, because aiohttp fails on a path that is not UTF-8.
+    with bar, bar.open(bytes(path), "rb", description=rich.markup.escape(name)) as file:
+        # Quoting would change the name that VirusTotal shows (a%20b).
+        form = aiohttp.FormData({"password": password} if password else {}, quote_fields=False)
+        form.add_field("file", file, filename=name, content_type="application/octet-stream")
+        return await client.post_async(url, data=form)
+
+
+async def submit(client: VirusTotal, target: Target, prefix: str, password: str | None, *, known: bool) -> Item:
+    """Request an analysis of a target, and return its descriptor. Nothing is sent twice. Raises VirusTotalError."""
+    try:
+        if target.path is None:
+            response = await client.post_async(f"{prefix}/urls", data=aiohttp.FormData({"url": target.name}))
+        elif known:
+            response = await client.post_async(f"{prefix}{target.report}/analyse")
+        else:
+            response = await upload(client, target.path, prefix, password)
+        return (await client._response_to_json(response))["data"]
+    except VirusTotalError as error:
+        if error.status == 0 or error.status >= 500:
+            error.message += "; VirusTotal may have received it: run the command again later, which looks it up first"
+        raise
+
+
+async def follow(client: VirusTotal, analyses: list[str], prefix: str, wait: float) -> AsyncIterator[tuple[str, Item]]:
+    """Yield the id and the analysis when it is completed, or when `wait` seconds are over."""
+    deadline = time.monotonic() + wait * SECOND
+    while analyses:
+        await asyncio.sleep(POLL_SECONDS * SECOND)
+        late = time.monotonic() >= deadline
+        for analysis in list(analyses):
+            answer = await attempt(client.get_data_async(f"{prefix}/analyses/{{}}", analysis))
+            if late or "error" in answer or answer["attributes"]["status"] == "completed":
+                analyses.remove(analysis)
+                yield analysis, answer
+
+
+async def scan(
+    client: VirusTotal,
+    targets: list[Target],
+    confirm: Callable[[list[str]], bool],
+    *,
+    wait: float = 0,
+    password: str | None = None,
+    private: bool = False,
+    rescan: bool = False,
+) -> AsyncIterator[tuple[Target, Item]]:
+    """Yield each target with the report VirusTotal has, or with its new analysis, completed within `wait` seconds.
+
+    `confirm` is asked, with the names, before targets become public. Raises VirusTotalError if everything would fail.
+    """
+    prefix = "/private" if private else ""
+    todo: dict[Target, bool] = {}  # whether VirusTotal knows it
+    for target in targets:
+        report = await attempt(client.get_data_async(prefix + target.report))
+        unknown = report.get("error", {}).get("code") == "NotFoundError"
+        if unknown or (rescan and "error" not in report):
+            todo[target] = not unknown
+        else:
+            yield target, report
+    names = [target.name for target, known in todo.items() if not known]
+    if names and not private and not confirm(names):
+        for target in todo:
+            yield target, {"error": {"code": "Declined", "message": "not submitted"}}
+        return
+    queued: dict[str, Target] = {}
+    for target, known in todo.items():
+        answer = await attempt(submit(client, target, prefix, password, known=known))
+        if "error" in answer or not wait:
+            yield target, answer
+        else:
+            log(f"{target.name}: analysis {answer['id']}")
+            queued[answer["id"]] = target
+    async for analysis, answer in follow(client, list(queued), prefix, wait):
+        yield queued[analysis], answer
+
+
+def status_of(item: Item) -> str:
+    """Return known (a report), failed, or an analysis' status: queued, in-progress or completed."""
+    if "analysis" not in item.get("type", ""):
+        return "failed" if "error" in item else "known"
+    return str((item.get("attributes") or {}).get("status", "queued"))
+
+
+def as_text(target: Target, item: Item) -> str:
+    """Return a line: status, detections (12/70), id of the report or the analysis, input, and the error if any."""
+    attributes, error = item.get("attributes") or {}, item.get("error")
+    stats = attributes.get("stats") or attributes.get("last_analysis_stats") or {}
+    verdict = f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else attributes.get("threat_verdict", "-")
+    cells = [status_of(item), verdict, item.get("id", target.report.rpartition("/")[2]), target.name]
+    return "\t".join(map(printable, cells + ([f"{error['code']}: {error['message']}"] if error else [])))
+
+
+async def write_items(
+    items: AsyncIterator[tuple[Target, Item]], client: VirusTotal, style: Format | None, complete: set[str]
+) -> int:
+    """Print each item as it arrives, then the summary, and return the exit code: 3 if a status is not in `complete`.
+
+    Raises the error of the first item: nothing was printed then.
+    """
+    counts: Counter[str] = Counter()
+    error: BaseException | str | None = None
+    try:
+        async for target, item in items:
+            counts[status_of(item)] += 1
+            line = json.dumps(item | {"scan": target.name}) if style is Format.jsonl else as_text(target, item)
+            print(line, flush=True)
+    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+        if isinstance(stopped, BrokenPipeError) or not counts:
+            raise
+        error = stopped
+    if counts.keys() - complete:
+        error = error or "run the same command again later"
+    done = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return print_summary(done, client.requests, error=error)
+
+
+def ask(names: list[str]) -> bool:
+    """Ask on the terminal whether to publish these. Raises typer.Abort on Ctrl-C."""
+    for name in names:
+        log(f"VirusTotal does not know {name}")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the answer first
+    try:
+        return typer.confirm("Whatever you submit becomes public, and others can download the files. Submit?", err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def main(
+    inputs: Annotated[list[str], typer.Argument(metavar="PATH_OR_URL...", help="Files, and URLs with http(s)://.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdicts of new analyses.")] = False,
+    timeout: Annotated[str, typer.Option(help="How long to --wait: 90s, 30m, 2h.")] = "30m",
+    password: Annotated[
+        str | None, typer.Option(help="The files are zips of one file each, with this password.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Use private scanning: nothing becomes public.")] = False,
+    rescan: Annotated[bool, typer.Option("--rescan", help="Analyse again what VirusTotal knows.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Publish without asking.")] = False,
+    style: Annotated[Format | None, typer.Option("--format", help="What is printed. [default: text]")] = None,
+    apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
+) -> int:
+    """Look up, submit, and wait."""
+    seconds = parse_duration(timeout) if wait else 0
+    targets = {target.report: target for target in (parse_target(text, password) for text in inputs)}
+    if not (yes or private or sys.stdin.isatty()):
+        raise UsageError("an upload is public: agree with --yes, as there is no terminal to ask on")
+    confirm = (lambda _: True) if yes else ask
+
+    async def work() -> int:
+        async with VirusTotal(apikey, timeout=300) as client:  # a large upload takes minutes to be answered
+            options: dict[str, Any] = {"password": password, "private": private, "rescan": rescan}
+            items = scan(client, list(targets.values()), confirm, wait=seconds, **options)
+            return await write_items(items, client, style, {"known", "completed", "" if wait else "queued"})
+
+    return asyncio.run(work())
+
+
+# [[[cog vendor() ]]]
+
+
+# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import contextlib
+import difflib
+import email.utils
+import math
+import os
+import random
+import shlex
+import tomllib
+import urllib.parse
+from enum import StrEnum
+
+import aiohttp.base_protocol
+import aiolimiter
+import tenacity
+import yarl
+
+
+class UsageError(ValueError):
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
+
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+
+
+class Format(StrEnum):
+    """What a source prints: a short line per object for people, or the object as JSON for programs."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
+    if isinstance(main, typer.Typer):
+        app = main
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        command = typer.main.get_command(app)
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        log("interrupted")
+        return 130
+    except typer.TyperException as error:
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+SECOND = 1.0  # the unit of every delay; tests shorten it
+
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
+
+RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
+
+
+class VirusTotalError(vt.APIError):
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+
+    def __init__(self, code: str, message: str, status: int = 0) -> None:
+        super().__init__(code, message)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a mistake in the key or the query, 4 for an exhausted quota, 1 otherwise."""
+        return {400: 2, 401: 2, 403: 2, 409: 2, 429: 4}.get(self.status, 1)
+
+
+class Page(NamedTuple):
+    """Objects as VirusTotal sent them, the cursor after them (None: no more), and how many match in all, if known."""
+
+    objects: list[dict[str, Any]]
+    cursor: str | None
+    total: int | None
+
+
+class VirusTotal(vt.Client):
+    """A drop-in replacement for vt.Client. Every request, also of vt-py's own methods, is retried, paced and counted.
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it is sent to `host` (else VT_HOST) only.
+    VT_MAX_WAIT is the longest total wait between retries in seconds (300), VT_RATE the most requests a minute,
+    VT_MAX_REQUESTS the most requests in all. `requests` counts them. Errors are raised as VirusTotalError.
+    """
+
+    def __init__(
+        self, apikey: str | None = None, agent: str = "virustotal-scripts", host: str | None = None, **options: Any
+    ) -> None:
+        key, self.key_source = find_key(apikey)
+        host = (host or os.environ.get("VT_HOST") or "https://www.virustotal.com").rstrip("/")
+        if not re.match(r"https?://[^/\s]+$", host):
+            raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
+        super().__init__(key, agent, host, **{"trust_env": True, "timeout": 60} | options)
+        self.origin = yarl.URL(host).origin()
+        self.requests = 0
+        self.connected = False
+        self.max_wait = positive_env("VT_MAX_WAIT", 300)
+        self.max_requests = positive_env("VT_MAX_REQUESTS", math.inf)
+        self.pace = aiolimiter.AsyncLimiter(1, 60 * SECOND / positive_env("VT_RATE", 1e6))
+
+    def __getattribute__(self, name: str) -> Any:
+        """Refuse vt-py's synchronous methods where they cannot work: in a running event loop, such as a notebook's."""
+        if hasattr(vt.Client, f"{name}_async") and asyncio._get_running_loop():
+            raise RuntimeError(f"in a notebook or a coroutine, use `await client.{name}_async(...)`")
+        return super().__getattribute__(name)
+
+    def __enter__(self) -> VirusTotal:
+        if asyncio._get_running_loop():
+            raise RuntimeError("in a notebook or a coroutine, use `async with VirusTotal() as client:`")
+        return self
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """Return the URL of `path`, each {} replaced by one quoted segment. A whole URL of this host stays as it is."""
+        if path.startswith(("https://", "http://")):
+            own = path.startswith(f"http://{self.origin.host}/") and self.origin.scheme == "https"
+            return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
+        if self._session is None:  # type: ignore[has-type]
+            headers = {
+                "User-Agent": f"{self._agent}; vtpy {vt.__version__}; gzip",
+                "Accept-Encoding": "gzip",
+                "x-tool": "opensource.virustotal-scripts.v1",  # without it, no gti_assessment
+            }
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                headers=headers | (self._user_headers or {}),
+                # No total: it would count the sleep between retries.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=self._timeout),
+                middlewares=[self._send],
+                trust_env=self._trust_env,
+            )
+        return self._session
+
+    async def _send(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """Send a request, and again after a transient failure. aiohttp calls this for each request and redirect hop.
+
+        A POST that may have reached VirusTotal is not repeated: it could start a second job.
+        """
+        own = request.url.origin() == self.origin
+        if own:
+            request.headers["X-Apikey"] = self._apikey
+        else:
+            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
+        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        attempt, waited = 0, 0.0
+        while True:
+            if own:
+                await self._spend_request()
+            delay = min(60, 2**attempt) * random.uniform(0.5, 1) * SECOND
+            outcome: aiohttp.ClientResponse | VirusTotalError
+            try:
+                outcome = await self._receive(await handler(request))
+                if outcome.status == 404 and request.method == "DELETE" and attempt:
+                    outcome.status = 200  # an earlier attempt deleted it, and its response was lost
+                if outcome.status not in RETRY_STATUSES:
+                    return outcome
+                delay = retry_after(outcome.headers.get("Retry-After", ""), delay)
+                consumed = getattr(request.body, "consumed", False)  # a generator is empty on the second attempt
+                repeatable = idempotent or (outcome.status == 429 and not consumed)
+                reason = f"HTTP {outcome.status}"
+            except NETWORK_ERRORS as error:
+                unsent = isinstance(error, aiohttp.ClientConnectorError)
+                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                outcome = self.network_error(error)
+                reason = str(outcome)
+            # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
+            patience = 20 * SECOND if not self.connected and self.max_wait < math.inf else self.max_wait
+            if not repeatable or waited + delay > min(patience, self.max_wait):
+                if isinstance(outcome, VirusTotalError):
+                    raise outcome
+                return outcome
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.release()
+            log(f"{request.url.path}: {reason}; retrying in {delay:.0f} s")
+            await asyncio.sleep(delay)
+            attempt, waited = attempt + 1, waited + delay
+
+    async def _receive(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """Read a JSON body, so that a truncated one is retried, and leave it to be read again.
+
+        vt-py reads a chunked body, and a download, from `content`, which is empty after the first time.
+        """
+        self.connected = True
+        if response.content_type == "application/json":
+            body, loop = await response.read(), asyncio.get_running_loop()
+            protocol = aiohttp.base_protocol.BaseProtocol(loop)
+            response.content = aiohttp.StreamReader(protocol, limit=len(body) + 1, loop=loop)
+            response.content.feed_data(body)
+            response.content.feed_eof()
+        return response
+
+    async def _spend_request(self) -> None:
+        """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
+        await self.pace.acquire()
+        if self.requests >= self.max_requests:
+            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+        self.requests += 1
+
+    def network_error(self, error: BaseException) -> VirusTotalError:
+        """Return the VirusTotalError for an error of aiohttp's."""
+        hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
+        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+
+    def redact(self, text: object) -> str:
+        """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
+        return re.sub(re.escape(self._apikey), "[API key]", str(text)) if len(self._apikey) >= 32 else str(text)
+
+    async def get_error_async(self, response: vt.ClientResponse) -> VirusTotalError | None:
+        """Return what went wrong, or None. vt-py's own drops the status, and fails on a proxy's HTML."""
+        if response.status < 300:
+            return None
+        text = ""
+        with contextlib.suppress(*NETWORK_ERRORS):
+            text = (await response._aiohttp_resp.read()).decode(errors="replace")
+        text = self.redact(text)
+        try:
+            error = json.loads(text)["error"]
+            code, message = str(error["code"]), str(error.get("message"))
+        except (ValueError, KeyError, TypeError):
+            code, message = f"HTTP {response.status}", " ".join(re.sub("<[^<>]*>", " ", text).split())[:200]
+        if response.status in (401, 403):
+            message += f" (the key is from {self.key_source}; searches, feeds and hunting need a premium key)"
+        return VirusTotalError(code, message, response.status)
+
+    async def _response_to_json(self, response: vt.ClientResponse) -> Any:
+        """Return the JSON of a response. Override of vt-py's: a captive portal answers 200 with HTML."""
+        if error := await self.get_error_async(response):
+            raise error
+        try:
+            return json.loads(await response._aiohttp_resp.read())
+        except ValueError:
+            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+
+    async def pages(
+        self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of a collection, up to `limit` objects (0: all), each object once.
+
+        `params` are the API's; None is left out. The next page is requested while the caller works on this one.
+        vt-py's own iterator loses the rest of a page when it resumes, and fails on an empty page.
+        """
+        page_size = 300 if path.endswith(("/search", "/matching_files")) else 40  # the most that VirusTotal accepts
+        remaining = limit or math.inf
+        seen: set[int] = set()
+        cursors = {cursor}
+
+        def fetch() -> asyncio.Task[Any]:
+            query = params | {"limit": str(min(page_size, remaining)), "cursor": cursor}
+            given = {name: value for name, value in query.items() if value}
+            return asyncio.create_task(self.get_json_async(path, *args, params=given))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                data, meta = answer.get("data"), answer.get("meta") or {}
+                items = data if isinstance(data, list) else [data] if data else []  # a one-to-one relationship
+                # The context counts: a file that two rules match comes once for each.
+                keys = [hash(str((i.get("type"), i.get("id"), i.get("context_attributes")))) for i in items]
+                new = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
+                seen.update(new)
+                remaining -= len(new)
+                cursor = meta.get("cursor")
+                repeated = cursor in cursors
+                more = bool(cursor) and remaining > 0
+                if more and not repeated:
+                    cursors.add(cursor)
+                    page = fetch()
+                if new or not more:
+                    yield Page(list(new.values()), None if repeated else cursor, meta.get("total_hits"))
+                if more and repeated:
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again; the rest is missing")
+                if not more:
+                    return
+        finally:
+            page.cancel()
+            await asyncio.gather(page, return_exceptions=True)
+
+    async def download(self, path: str, *args: Any, to: Path) -> None:
+        """Stream the body of a GET (a feed package, a sample, a PCAP) into the file `to`. Raises VirusTotalError."""
+
+        @tenacity.retry(
+            retry=tenacity.retry_if_exception_type(NETWORK_ERRORS),
+            wait=tenacity.wait_exponential(multiplier=SECOND, max=60),
+            stop=tenacity.stop_after_attempt(5),
+            reraise=True,
+        )
+        async def attempt() -> None:
+            response = await self.get_async(path, *args)
+            if error := await self.get_error_async(response):
+                raise error
+            async with response._aiohttp_resp as body:
+                with open(to, "wb") as file:
+                    async for chunk in body.content.iter_chunked(1 << 18):
+                        file.write(chunk)
+
+        try:
+            await attempt()
+        except NETWORK_ERRORS as error:
+            raise self.network_error(error) from None
+
+
+def retry_after(value: str, default: float) -> float:
+    """Return the seconds to wait that a Retry-After header asks for, as a number or an HTTP date."""
+    with contextlib.suppress(ValueError):
+        return float(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return default
+
+
+def positive_env(name: str, default: float) -> float:
+    """Return the number above 0 in the environment variable `name`. Raises UsageError."""
+    text = os.environ.get(name) or str(default)
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise UsageError(f"{name} is {text}: expected a number above 0")
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """Return the API key and where it was found. Raises UsageError, which does not show the key."""
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in ("VT_API_KEY", "VTCLI_APIKEY")}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, value in found.items():
+        if key := str(value or "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UsageError(f"the API key from {source} contains characters that no key has")
+            return key, source
+    raise UsageError(
+        "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
+        "scripts/replay.py runs a command without one"
+    )
+
+
+# [[[end]]]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    sys.exit(cli(main))
