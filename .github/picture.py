@@ -5,7 +5,7 @@
 # [tool.uv]
 # exclude-newer = "2026-11-15T00:00:00Z"
 # ///
-"""Draws what a run of the talk's query prints, as an SVG: `just picture`."""
+"""Draw what a run of the README's first command prints, as an SVG: `just picture`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ WIDTH = 96
 
 
 def main(output: Path) -> None:
-    """Runs the command and writes the picture of it."""
+    """Run the command and write the picture of it."""
     command = shlex.split(" ".join(COMMAND))
-    for _ in range(2):  # uv, too, may have something to say the first time
+    for _ in range(2):  # the first time, uv may report what it installs
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True)
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "bold green"), (" \\\n    ".join(COMMAND), "bold")))
     console.print(Text(result.stdout.rstrip()))
     picture = console.export_svg(title="", theme=DIMMED_MONOKAI)
-    # A viewer's own monospace font: rich's comes from another host.
+    # The monospace font of the viewer: rich's font would be loaded from another host.
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
     output.write_text(picture.replace("Fira Code", "ui-monospace, Menlo, Consolas"), encoding="utf-8")
 

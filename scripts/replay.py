@@ -152,7 +152,10 @@ class Recorder:
 
     def __init__(self, folder: Path) -> None:
         self.key, _ = find_key(None)
-        self.host = yarl.URL(os.environ.get("VT_HOST") or "https://www.virustotal.com")
+        host = os.environ.get("VT_HOST") or "https://www.virustotal.com"
+        if not re.match(r"https?://[^/\s]+/?$", host):
+            raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
+        self.host = yarl.URL(host)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.old = folder, load(folder)
         self.saved: dict[str, list[Exchange]] = {}
@@ -179,6 +182,7 @@ class Recorder:
                 content = (await response.read()).replace(self.key.encode(), DUMMY_KEY.encode())
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             message = f"{type(error).__name__}: {error}".replace(self.key, DUMMY_KEY)
+            log(message)  # the command may retry for minutes before it shows the reason
             return {"status": 502, "body": {"error": {"code": "TransientError", "message": message}}}
         exchange: Exchange = {"shows": f"Recorded from {self.host.host}.", **call, "status": response.status}
         if response.content_type != "application/json":

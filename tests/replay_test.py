@@ -314,6 +314,12 @@ def test_a_broken_recording_is_named(run: Run, folder: Path, text: str) -> None:
     assert "broken.json" in result.stderr
 
 
+def test_a_host_that_is_no_url_is_refused(run: Run, folder: Path) -> None:
+    result = run("replay", "--record", "--recordings", folder, sys.executable, "-c", "", VT_HOST="virustotal.com")
+    assert (result.code, len(result.stderr.splitlines())) == (2, 1)
+    assert "VT_HOST" in result.stderr
+
+
 def test_list_prints_a_line_for_each_recording_that_no_terminal_obeys(run: Run, folder: Path) -> None:
     write(folder, "one", exchange("/x", shows="\x1b[2Jcleared"))
     assert run("replay", "--list", "--recordings", folder).stdout == "GET /x -> 200  \\x1b[2Jcleared\n"
@@ -519,7 +525,7 @@ def test_a_recording_has_the_documented_fields_and_no_secret(path: Path) -> None
     assert recorded.keys() - kinds <= FIELDS
     assert FIELDS - {"headers"} <= recorded.keys()
     assert len(kinds) == 1
-    assert re.match("[A-Z].*[.)]$", recorded["shows"], re.DOTALL), "`shows` is a sentence"
+    assert re.match("[A-Z0-9].*[.)]$", recorded["shows"], re.DOTALL), "`shows` is a sentence"
     assert recorded["method"] in ("GET", "POST", "PATCH", "DELETE")
     assert re.match("/(?!api/)|https?://", recorded["path"])
     assert all(isinstance(value, str) for value in recorded["query"].values())
