@@ -3,7 +3,7 @@ uv := env("UV", "uv")
 # The same date as in the scripts' headers: no newer package, so that what passed once passes again.
 newest := "2026-11-15T00:00:00Z"
 # What the tests need beside the scripts' own packages.
-tools := "--with pytest --with pytest-xdist --with hypothesis --with mypy --with ruff --with cogapp --with openpyxl --with 'dask[distributed]' --with nbclient --with ipykernel"
+tools := "--with pytest --with pytest-xdist --with hypothesis --with mypy --with ruff --with cogapp --with openpyxl --with 'dask[distributed]' --with nbclient --with ipykernel --with playwright"
 
 set positional-arguments
 
@@ -43,3 +43,7 @@ bench *args:
 # Draw the README's picture from a run of the talk's query
 picture:
     "{{ uv }}" run .github/picture.py .github/output.svg
+
+# Draw the README's pictures of a report (needs chromium)
+screenshots:
+    "{{ uv }}" run .github/screenshots.py

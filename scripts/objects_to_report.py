@@ -121,7 +121,8 @@ def make_charts(rows: list[Row]) -> list[Chart]:
         values = [first_value(row, columns) for row in rows]
         lists = [value if isinstance(value, list) else [] if value is None else [value] for value in values]
         charts.append(count(title, [[cell_text(v) for v in row] for row in lists]))
-    return [chart for chart in charts if chart.counts]
+    # A bar that stands for every row says nothing.
+    return [chart for chart in charts if chart.counts and [n for _, n in chart.counts] != [len(rows)]]
 
 
 def draw(chart: Chart, number: int) -> str:
@@ -155,9 +156,8 @@ def draw(chart: Chart, number: int) -> str:
         print_values=True,
         value_formatter=lambda value: f"{value:.0f}",
         show_legend=False,
-        show_y_labels=False,
-        show_x_guides=False,
-        show_y_guides=False,
+        show_x_labels=chart.upright,  # of the two axes, the one with the counts goes: bars show theirs
+        show_y_labels=not chart.upright,
         style=style,
         js=[],
         disable_xml_declaration=True,
@@ -208,9 +208,11 @@ def gui_link(row: Row) -> str:
 def choose_columns(rows: list[Row]) -> tuple[list[str], int]:
     """Return the columns of the page, the useful ones first, and how many of them are visible at first."""
     coverage = Counter(name for row in rows for name, value in row.items() if value not in (None, "", []))
-    useful = [name for name in USEFUL if name in coverage][:10]
-    others = [name for name, _ in coverage.most_common() if name not in useful and name != "id"]
-    return ["id", *(name for name in useful if name != "id"), *others[:MAX_COLUMNS]], len(useful) + ("id" not in useful)
+    first = "url" if rows and coverage["url"] == len(rows) else "id"
+    known = {"id", "url"} | ({"type"} if len({row.get("type") for row in rows}) < 2 else set())
+    useful = [first, *[name for name in USEFUL if name in coverage and name not in known][:9]]
+    others = [name for name, _ in coverage.most_common() if name not in useful]
+    return useful + others[:MAX_COLUMNS], len(useful)
 
 
 # ---- Page
@@ -303,7 +305,7 @@ dt { font-size: .8rem; opacity: .75 }
 dd { margin: 0; font-weight: 600 }
 .problem { padding: .5rem .9rem; border-left: .3rem solid #d9822b; background: var(--panel) }
 .charts { display: grid; align-items: start; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)) }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
 figure { margin: 0; padding: .8rem; border-radius: .4rem; background: var(--panel); break-inside: avoid }
 figure svg { width: 100%; height: auto }
 figure svg text { pointer-events: none }
@@ -345,7 +347,9 @@ table.dataTable td:focus, table.dataTable td:hover { white-space: normal; overfl
 <p id="filter" role="status"></p>
 <div class="scroll">
 <table id="objects" class="display compact">
-<thead><tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{% for column in columns %}<th>{{ column | replace("last_analysis_stats.", "") }}</th>{% endfor %}
+</tr></thead>
 </table>
 </div>
 </main>
@@ -657,8 +661,8 @@ def fields(item: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in item.items() if key not in unused}
     if isinstance(context, dict):
         names = ("url", "rule_name", "notification_id", "notification_date")
-        rest["context_attributes"] = {key: value for key, value in context.items() if key not in names}
-        rest |= {key: context[key] for key in names if context.get(key) is not None}
+        hoisted = {key: value for key, value in context.items() if key in names and key not in attributes}
+        rest |= hoisted | {"context_attributes": {k: v for k, v in context.items() if k not in hoisted}}
     clashing = {key: value for key, value in attributes.items() if key in rest and value != rest[key]}
     return attributes | rest | {"attributes": clashing}  # an attribute may be called `type`
 

@@ -104,7 +104,7 @@ def test_urls_and_domains_are_defanged_and_links_lead_to_virustotal_only(run: Ru
     run("objects_to_report", "-o", "report.html", stdin=lines(url_object(1), domain, hostile_object(7)))
     rows = page_data()["rows"]
     assert "hxxp://evil1[.]example/login" in rows[0]
-    assert rows[1][0] == "evil[.]example"
+    assert "evil[.]example" in rows[1]
     assert all(row[-1].startswith("https://www.virustotal.com/gui/") or row[-1] == "" for row in rows)
     assert "//evil" not in Path("report.html").read_text().replace("hxxp://evil", "")
 
@@ -196,13 +196,13 @@ def test_search_sort_paging_and_columns(open_page: Callable[..., Opened]) -> Non
     page.get_by_role("searchbox").fill("")
     page.locator("th", has_text="malicious").click()
     page.locator("th", has_text="malicious").click()
-    index = page.locator("th").all_inner_texts().index("last_analysis_stats.malicious")
+    index = page.locator("th").all_inner_texts().index("malicious")
     assert page.locator("#objects tbody tr").first.locator("td").nth(index).inner_text() == "11"
     page.get_by_label("Next").click()
     assert "26 to 50" in page.locator(".dt-info").inner_text()
     before = page.locator("#objects th").count()
     page.get_by_role("button", name="Columns").click()
-    page.locator(".dt-button-collection button", has_text="last_analysis_stats.harmless").click()
+    page.locator(".dt-button-collection button", has_text="harmless").click()
     assert (page.locator("#objects th").count(), messages) == (before + 1, [])
 
 
@@ -221,6 +221,8 @@ def test_a_bar_filters_the_table_by_click_and_by_keyboard(open_page: Callable[..
 
 def test_values_can_be_copied_in_full(open_page: Callable[..., Opened]) -> None:
     page, _, _ = open_page([url_object(5, title="T" * 2_000)])
+    page.get_by_role("button", name="Columns").click()
+    page.locator(".dt-button-collection button", has_text=re.compile("^id$")).click()
     text = page.locator("#objects tbody").evaluate("body => body.textContent")
     assert f"{5:064x}" in text
     assert "T" * 2_000 in text
