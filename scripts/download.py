@@ -36,7 +36,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,47 +110,36 @@ async def save_sample(client: VirusTotal, wanted: str, out: Path, *, raw: bool =
     return row | {"status": "downloaded"}
 
 
-async def in_parallel(
-    work: Callable[[str], Coroutine[Any, Any, Row]], items: Iterable[str], jobs: int
-) -> AsyncIterator[Row]:
-    """Yield the results of `work` for the items as they finish, `jobs` at a time.
-
-    After an error, nothing new is started, what runs is finished (it has cost quota), and the error is raised.
-    """
-    todo = iter(items)
-    running: set[asyncio.Task[Row]] = set()
-    error: BaseException | None = None
-    try:
-        while True:
-            while error is None and len(running) < jobs and (item := next(todo, None)) is not None:
-                running.add(asyncio.create_task(work(item)))
-            if not running:
-                break
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = error or task.exception()
-                if not task.exception():
-                    yield task.result()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-    if error:
-        raise error
-
-
 async def download(
     client: VirusTotal, hashes: list[str], out: Path, *, raw: bool = False, jobs: int = 4
 ) -> AsyncIterator[Row]:
-    """Yield a row for each sample as it is saved in the directory `out`; see save_sample.
+    """Yield a row for each sample as it is saved in the directory `out`, `jobs` at a time; see save_sample.
 
+    If every other download would fail, finish what runs (it has cost quota), and raise the VirusTotalError.
     https://docs.virustotal.com/reference/files-download
     """
     out.mkdir(parents=True, exist_ok=True)
-    async for row in in_parallel(
-        lambda wanted: save_sample(client, wanted, out, raw=raw), as_list("hashes", hashes), jobs
-    ):
-        yield row
+    slots, stop = asyncio.Semaphore(jobs), None
+
+    async def work(wanted: str) -> Row | None:
+        nonlocal stop
+        async with slots:
+            try:
+                return None if stop else await save_sample(client, wanted, out, raw=raw)
+            except VirusTotalError as error:
+                stop = error
+                return None
+
+    tasks = [asyncio.create_task(work(wanted)) for wanted in as_list("hashes", hashes)]
+    try:
+        for finished in asyncio.as_completed(tasks):
+            if row := await finished:
+                yield row
+    finally:
+        for task in tasks:
+            task.cancel()
+    if stop:
+        raise stop
 
 
 async def start_archive(client: VirusTotal, hashes: list[str]) -> str:
@@ -190,11 +179,12 @@ async def download_archive(
         out.mkdir(parents=True, exist_ok=True)
         row |= {"id": archive or await start_archive(client, hashes), "status": "downloaded"}
         log(f"waiting for archive {row['id']}; if you interrupt this, continue with --archive {row['id']}")
-        status = "starting"
-        while status in ("starting", "creating"):
+        while True:
+            job = await client.get_data_async("/intelligence/zip_files/{}", row["id"])
+            status = job["attributes"]["status"]
+            if status not in ("starting", "creating"):
+                break
             await asyncio.sleep(POLL_SECONDS * SECOND)
-            job = await client.get_json_async("/intelligence/zip_files/{}", row["id"])
-            status = job["data"]["attributes"]["status"]
         if status != "finished":
             raise VirusTotalError("ArchiveError", f"VirusTotal ended archive {row['id']} with status {status}")
         with atomic_write(path) as part:
@@ -273,7 +263,7 @@ import shlex
 import time
 import tomllib
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 

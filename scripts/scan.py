@@ -148,14 +148,16 @@ async def submit(client: VirusTotal, target: Target, prefix: str, password: str 
 async def follow(client: VirusTotal, analyses: list[str], prefix: str, wait: float) -> AsyncIterator[tuple[str, Item]]:
     """Yield the id and the analysis when it is completed, or when `wait` seconds are over."""
     deadline = time.monotonic() + wait * SECOND
-    while analyses:
-        await asyncio.sleep(POLL_SECONDS * SECOND)
+    while True:
         late = time.monotonic() >= deadline
         for analysis in list(analyses):
             answer = await attempt(client.get_data_async(f"{prefix}/analyses/{{}}", analysis))
             if late or "error" in answer or answer["attributes"]["status"] == "completed":
                 analyses.remove(analysis)
                 yield analysis, answer
+        if not analyses:
+            return
+        await asyncio.sleep(POLL_SECONDS * SECOND)
 
 
 async def scan(
@@ -206,11 +208,12 @@ def status_of(item: Item) -> str:
 
 
 def as_text(target: Target, item: Item) -> str:
-    """Return a line: status, detections (12/70), id of the report or the analysis, input, and the error if any."""
+    """Return a line: status, detections (12/70), id (of an analysis until it is completed), input, and an error."""
     attributes, error = item.get("attributes") or {}, item.get("error")
     stats = attributes.get("stats") or attributes.get("last_analysis_stats") or {}
     verdict = f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else attributes.get("threat_verdict", "-")
-    cells = [status_of(item), verdict, item.get("id", target.report.rpartition("/")[2]), target.name]
+    status, report_id = status_of(item), target.report.rpartition("/")[2]
+    cells = [status, verdict, report_id if status == "completed" else item.get("id", report_id), target.name]
     return "\t".join(map(printable, cells + ([f"{error['code']}: {error['message']}"] if error else [])))
 
 

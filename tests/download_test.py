@@ -160,6 +160,17 @@ def test_an_exhausted_quota_keeps_what_is_done(run: Run, server: Server) -> None
     assert (run("download", *SHA256).code, len(files())) == (0, 3)
 
 
+def test_an_exhausted_quota_does_not_stop_what_is_arriving(run: Run, server: Server, storage: Server) -> None:
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.3)
+        return web.Response(body=SAMPLES[0])
+
+    storage.answer(f"/{SHA256[0]}", slow)
+    server.answer(f"/files/{SHA256[1]}/download", error(429, "QuotaExceededError"))
+    result = run("download", *SHA256, "--jobs", "2", VT_MAX_WAIT="0.01")
+    assert (result.code, files()) == (4, [f"{SHA256[0]}.zip"])
+
+
 @pytest.mark.parametrize(("status", "code"), [(401, 2), (403, 2), (429, 4)])
 def test_a_refused_key_ends_at_the_first_request(run: Run, server: Server, status: int, code: int) -> None:
     server.answer(f"/files/{SHA256[0]}/download", error(status, "No"))

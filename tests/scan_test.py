@@ -153,7 +153,7 @@ def test_rescan_requests_an_analysis_without_an_upload(run: Run, server: Server,
 
 def test_wait_follows_the_analysis_to_its_verdict(run: Run, server: Server, uploads: Uploads) -> None:
     result = run("scan", sample(), "--yes", "--wait")
-    assert (result.code, result.stdout) == (0, "completed\t3/70\tabc==\tsample.exe\n")
+    assert (result.code, result.stdout) == (0, f"completed\t3/70\t{SHA256}\tsample.exe\n")
     assert server.paths[2:] == ["GET /analyses/abc=="] * 2
 
 
@@ -181,7 +181,7 @@ def test_private_scanning_uses_its_own_paths_and_does_not_ask(run: Run, server: 
     verdict = {"status": "completed", "threat_verdict": "VERDICT_MALICIOUS"}
     server.answer("/private/analyses/*", {"data": {"type": "private_analysis", "id": "abc==", "attributes": verdict}})
     result = run("scan", sample(), "--private", "--wait")
-    assert (result.code, result.stdout) == (0, "completed\tVERDICT_MALICIOUS\tabc==\tsample.exe\n")
+    assert (result.code, result.stdout) == (0, f"completed\tVERDICT_MALICIOUS\t{SHA256}\tsample.exe\n")
     assert [path for path in server.paths if "/private/" not in path] == []
     assert uploads.files == [("sample.exe", CONTENT)]
 
@@ -239,7 +239,7 @@ def test_a_transient_failure_of_a_get_is_retried(
 ) -> None:
     server.fail(number, TRANSIENT[fault])
     result = run("scan", sample(), "--yes", "--wait")
-    assert (result.code, result.stdout, len(server.seen)) == (0, "completed\t3/70\tabc==\tsample.exe\n", 5)
+    assert (result.code, result.stdout, len(server.seen)) == (0, f"completed\t3/70\t{SHA256}\tsample.exe\n", 5)
 
 
 def test_one_failure_does_not_stop_the_others(run: Run, server: Server, uploads: Uploads) -> None:
