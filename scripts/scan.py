@@ -253,7 +253,7 @@ def ask(names: list[str]) -> bool:
 
 
 def main(
-    inputs: Annotated[list[str], typer.Argument(metavar="PATH_OR_URL...", help="Files, and URLs with http(s)://.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="PATH_OR_URL", help="Files, and URLs with http(s)://.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdicts of new analyses.")] = False,
     timeout: Annotated[str, typer.Option(help="How long to --wait: 90s, 30m, 2h.")] = "30m",
     password: Annotated[
