@@ -140,7 +140,7 @@ def draw(chart: Chart, number: int) -> str:
         value_colors=("var(--text)",),
         font_family="inherit",
     )
-    bars = [
+    bars: list[dict[str, Any]] = [
         {
             "value": n,
             "node": {"data-chart": number, "data-label": i, "aria-label": label, "role": "button", "tabindex": 0},
