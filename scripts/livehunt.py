@@ -336,7 +336,10 @@ def printable(text: object) -> str:
 
     VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def log(message: object) -> None:

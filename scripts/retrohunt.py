@@ -23,8 +23,7 @@ Needs a key with VirusTotal Hunting (premium). The rules are compiled here first
     uv run scripts/retrohunt.py start rules/*.yar --since 30d --watch
     uv run scripts/retrohunt.py matches JOB --limit 0 | uv run scripts/objects_to_table.py -o matches.xlsx
 
-Exit codes: 0 complete, 1 failed or aborted, 2 wrong usage, key or rules, 3 incomplete, 4 quota exhausted,
-130 interrupted.
+Exit codes: 0 complete, 1 failed, 2 wrong usage, key or rules, 3 incomplete, 4 quota exhausted, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -64,11 +63,6 @@ class MayBeRunningError(RuntimeError):
 # ---- Jobs as text
 
 
-def has_ended(job: Job) -> bool:
-    """Return whether nothing about the job will change any more."""
-    return job["attributes"]["status"] in (Status.finished, Status.aborted)
-
-
 def describe_state(job: Job) -> str:
     """Return "running 45.2 %, 12 matches, 0:12:30 left"."""
     attributes = job["attributes"]
@@ -89,10 +83,8 @@ def describe_job(job: Job) -> str:
     rule = r"^[ \t]*(?:(?:private|global)[ \t]+)*rule[ \t]+(\w+)"
     names = re.findall(rule, attributes.get("rules") or "", flags=re.MULTILINE)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    corpus = attributes.get("corpus") or Corpus.main
-    return (
-        f"{job['id']}  {created:%Y-%m-%dT%H:%M:%SZ}  {corpus:<8}  {describe_state(job)}  {', '.join(names[:3])}{more}"
-    )
+    head = f"{job['id']}  {created:%Y-%m-%dT%H:%M:%SZ}  {attributes.get('corpus') or Corpus.main:<8}"
+    return printable(f"{head}  {describe_state(job)}  {', '.join(names[:3])}{more}")
 
 
 def command(*arguments: str) -> str:
@@ -166,9 +158,10 @@ async def watch_job(client: VirusTotal, job_id: str) -> AsyncIterator[Job]:
     while True:
         job = await get_job(client, job_id)
         yield job
-        if has_ended(job):
+        attributes = job["attributes"]
+        if attributes["status"] in (Status.finished, Status.aborted) or attributes.get("finish_date"):
             return
-        eta = job["attributes"].get("eta_seconds") or 100
+        eta = attributes.get("eta_seconds") or 100
         await asyncio.sleep(min(max(eta / 20, 2), 60) * SECOND)
 
 
@@ -192,30 +185,31 @@ def progress_display() -> Iterator[Callable[[Job], None]]:
     columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
-        yield lambda job: bar.update(
-            task, description=printable(describe_state(job)), completed=job["attributes"].get("progress") or 0
-        )
+
+        def show_bar(job: Job) -> None:
+            percent = job["attributes"].get("progress") or 0
+            bar.update(task, description=printable(describe_state(job)), completed=percent)
+
+        yield show_bar
 
 
 async def show_watch(client: VirusTotal, job_id: str) -> int:
     """Watch a job until it has ended, and return the exit code. Ctrl-C ends the watching, not the job."""
     job: Job = {}
+    error: BaseException | str | None = None
     try:
         with progress_display() as show:
             async for job in watch_job(client, job_id):
                 show(job)
-    except (VirusTotalError, asyncio.CancelledError) as error:
-        if isinstance(error, VirusTotalError) and not job:
+    except (VirusTotalError, asyncio.CancelledError) as stopped:
+        if not job:
             raise
+        error = stopped
         log(f"the job itself continues; watch it again with `{command('watch', job_id)}`")
-        return print_summary(
-            f"job {job_id}, {describe_state(job) if job else 'not seen'}", client.requests, error=error
-        )
-    finished = job["attributes"]["status"] == Status.finished
-    if finished:
+    else:
         log(f"get the matches with `{command('matches', job_id, '--limit', '0')}`")
-    print_summary(f"job {job_id}, {describe_state(job)}", client.requests)
-    return 0 if finished else 1
+        error = None if job["attributes"]["status"] == Status.finished else "the job did not finish"
+    return print_summary(f"job {job_id}, {describe_state(job)}", client.requests, error=error)
 
 
 # ---- Matches
@@ -249,7 +243,6 @@ async def matches(job_id: str, *, limit: int = 100, apikey: str | None = None) -
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=re.sub("\n\n(?= )", "\n\n\b\n", __doc__ or ""))
 JobId = Annotated[str, typer.Argument(help="The job's id, as `start` and `list` print it.")]
 Limit = Annotated[int, typer.Option(min=0, help="How many; 0: all.")]
-Cursor = Annotated[str | None, typer.Option(help="Resume an earlier run.")]
 ApiKey = Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")]
 
 
@@ -301,19 +294,18 @@ def list_command(
     status: Annotated[Status | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Limit = 0,
     style: Annotated[Format | None, typer.Option("--format", help="[default: text]")] = None,
-    cursor: Cursor = None,
     apikey: ApiKey = None,
 ) -> int:
     """Print your jobs, one line each: id, creation date (UTC), corpus, state, names of the rules."""
 
-    async def as_lines(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
-        async for page in pages:  # the text of an object begins with its id; of these objects there is nothing else
-            yield page._replace(objects=[{"id": describe_job(job)} for job in page.objects])
-
     async def work(client: VirusTotal) -> int:
-        pages = client.pages(JOBS, limit=limit, cursor=cursor, filter=f"status:{status}" if status else None)
-        pages = pages if style is Format.jsonl else as_lines(pages)
-        return await write_pages(pages, client, "job", style=style or Format.text, cursor=cursor)
+        pages = client.pages(JOBS, limit=limit, filter=f"status:{status}" if status else None)
+        jobs = [job async for page in pages for job in page.objects]
+        if style is Format.jsonl:
+            write_objects(jobs, sys.stdout, style)
+        else:
+            print("".join(f"{describe_job(job)}\n" for job in jobs), end="")
+        return print_summary(plural(len(jobs), "job"), client.requests)
 
     return run(work, apikey)
 
@@ -330,7 +322,7 @@ def matches_command(
     limit: Limit = 100,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON Lines file instead of stdout.")] = None,
     style: Annotated[Format | None, typer.Option("--format", help="[default: text on a terminal, else jsonl]")] = None,
-    cursor: Cursor = None,
+    cursor: Annotated[str | None, typer.Option(help="Resume an earlier run, and append to its --output.")] = None,
     apikey: ApiKey = None,
 ) -> int:
     """Print the matching files of a job, with the rule that each matches in `context_attributes`."""
@@ -405,7 +397,10 @@ def printable(text: object) -> str:
 
     VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def log(message: object) -> None:

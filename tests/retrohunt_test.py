@@ -132,7 +132,7 @@ def test_rules_with_virustotals_modules_are_sent_and_named(run: Run, server: Ser
     server.answer(JOBS, {"data": job("starting")})
     text = 'import "vt" import "magic" rule a { condition: vt.metadata.new_file } rule b { condition: a }'
     text += ' rule c { condition: magic.mime_type() == "text/plain" }'
-    Path("vt.yar").write_text(f"{text} {RULE}")
+    Path("vt.yar").write_text(f"{text}\n{RULE}")
     result = run("retrohunt", "start", "vt.yar")
     assert (result.code, posts(server)) == (0, 1)
     assert "magic: a, b, c\n" in result.stderr
@@ -325,10 +325,12 @@ def test_start_with_watch_prints_the_id_and_waits(run: Run, server: Server, rule
     assert (result.code, result.stdout, len(server.seen)) == (0, f"{JOB}\n", 3)
 
 
-def test_watching_an_aborted_job_exits_with_1(run: Run, server: Server) -> None:
-    answer_job(server, job("aborted", progress=30))
+@pytest.mark.parametrize("end", [job("aborted", progress=30), job("failed", progress=30, finish_date=1763802000)])
+def test_a_job_that_does_not_finish_ends_the_watch_as_incomplete(run: Run, server: Server, end: dict[str, Any]) -> None:
+    answer_job(server, job("aborting"), end)
     result = run("retrohunt", "watch", JOB)
-    assert (result.code, "aborted 30.0 %" in result.last_line) == (1, True)
+    assert (result.code, result.last_line.startswith("INCOMPLETE")) == (3, True)
+    assert f"{end['attributes']['status']} 30.0 %" in result.last_line
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 2), (403, 2), (404, 1)])
@@ -407,11 +409,20 @@ def test_list_prints_the_objects_unchanged_as_jsonl(run: Run, server: Server) ->
     assert result.objects[0]["attributes"]["rules"] == RULE
 
 
-def test_list_takes_a_status_a_limit_and_a_cursor(run: Run, server: Server) -> None:
+def test_list_takes_a_status_and_a_limit(run: Run, server: Server) -> None:
     server.answer(JOBS, collection(job(), cursor="next"))
-    result = run("retrohunt", "list", "--status", "running", "--limit", "1", "--cursor", "c")
-    assert dict(server.seen[0].query) == {"filter": "status:running", "limit": "1", "cursor": "c"}
-    assert "--cursor next" in result.last_line
+    result = run("retrohunt", "list", "--status", "running", "--limit", "1")
+    assert (result.code, len(result.stdout.splitlines()), len(server.seen)) == (0, 1, 1)
+    assert dict(server.seen[0].query) == {"filter": "status:running", "limit": "1"}
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+@pytest.mark.parametrize("number", [1, 2])
+def test_list_survives_a_failure_at_any_request(run: Run, server: Server, fault: str, number: int) -> None:
+    server.answer(JOBS, collection(job(), cursor="next"), collection(job("aborted", "other-1")))
+    server.fail(number, TRANSIENT[fault])
+    result = run("retrohunt", "list")
+    assert (result.code, len(result.stdout.splitlines()), len(server.seen)) == (0, 2, 3)
 
 
 def test_no_jobs_is_a_result(run: Run, server: Server) -> None:
