@@ -1,0 +1,6 @@
+rule example_stealer {
+  strings:
+    $a = "example stealer" ascii
+  condition:
+    $a
+}
