@@ -153,9 +153,11 @@ async def get_objects(
     If VirusTotal answers with an error, the object is an error item. Raises an error that would hit every indicator.
     """
     path, params = PATHS[indicator.type], {"relationships": ",".join(relationships)} if relationships else None
+    step = ""
     try:
         item = (await client.get_json_async(path, indicator.id, params=params))["data"]
         for name in relationships:
+            step = f"{name}: "
             embedded = (item.get("relationships") or {}).get(name) or {"data": "unknown"}
             if embedded.get("data"):  # the first 20 descriptors; none saves a request
                 async for page in client.pages(f"{path}/{name}", indicator.id, limit=limit):
@@ -163,7 +165,11 @@ async def get_objects(
     except VirusTotalError as error:
         if error.status in (401, 403, 429):
             raise
-        item = {"type": indicator.type, "id": indicator.id, "error": {"code": error.code, "message": error.message}}
+        item = {
+            "type": indicator.type,
+            "id": indicator.id,
+            "error": {"code": step + error.code, "message": error.message},
+        }
         item |= {"context_attributes": {"url": indicator.value}} if indicator.type == "url" else {}
     yield [{"lookup": indicator.value} | item]
 
@@ -263,15 +269,16 @@ async def write_all(
     from rich.console import Console
     from rich.progress import Progress
 
+    can_truncate = file is not sys.stdout
     hidden = file.isatty() or not sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+    start = file.tell() if can_truncate else 0
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, disable=hidden) as bar:
         task = bar.add_task("", total=total)
-        start = 0 if file is sys.stdout else file.tell()
         async for objects in pages:
             if is_failure(objects):
                 log("{lookup}: {error[code]}: {error[message]}".format(**objects[-1]))
                 counts["failed"] += 1
-                if file is not sys.stdout:
+                if can_truncate:
                     file.seek(start)
                     file.truncate()
                 continue
@@ -279,7 +286,7 @@ async def write_all(
             if is_complete(objects):
                 counts.update({"answered": 1, "not found": int("error" in objects[-1])})
                 bar.advance(task)
-                start = 0 if file is sys.stdout else file.tell()
+                start = file.tell() if can_truncate else 0
 
 
 def main(
@@ -304,7 +311,7 @@ def main(
         raise UsageError("no indicator to look up: name one, or a --file with one a line")
     done = read_done(output) if output and output.exists() else set()
     todo = [indicator for indicator in wanted if indicator.value not in done]
-    counts = Counter({"answered": len(wanted) - len(todo)})
+    counts: Counter[str] = Counter()
 
     async def work() -> int:
         error: BaseException | None = None
@@ -318,11 +325,11 @@ def main(
                     if isinstance(stopped, BrokenPipeError) or not counts["answered"]:
                         raise
                     error = stopped
-        failed, missing = counts["failed"], len(wanted) - counts["answered"]
-        done = f"{counts['answered']} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
-        done += " (continue with --resume)" if missing and output else ""
+        failed, missing = counts["failed"], len(todo) - counts["answered"]
+        summary = f"{len(wanted) - missing} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
+        summary += " (continue with --resume)" if missing and output else ""
         reason = f"{failed} failed, {len(bad)} of the entries are not indicators" if failed or bad else None
-        return print_summary(done, client.requests, error=error or reason)
+        return print_summary(summary, client.requests, error=error or reason)
 
     return asyncio.run(work())
 

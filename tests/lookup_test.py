@@ -264,6 +264,14 @@ def test_resume_requests_only_what_is_missing(run: Run, server: Server) -> None:
     assert (result.code, len(server.seen), looked_up()) == (0, 5, domains(5))
 
 
+def test_a_wrong_key_is_a_wrong_key_when_resuming_too(run: Run, server: Server) -> None:
+    answers(server)
+    run("lookup", *domains(3), "-o", "out.jsonl")
+    server.answer("/domains/*", error(401, "WrongCredentialsError"))
+    result = run("lookup", *domains(5), "-o", "out.jsonl", "--resume")
+    assert (result.code, looked_up()) == (2, domains(3))
+
+
 def test_a_failure_is_listed_and_left_to_the_next_run(run: Run, server: Server) -> None:
     answers(server)
     server.answer("/domains/d3.example", error(503, "TransientError"))
@@ -436,6 +444,15 @@ def test_an_indicator_that_fails_half_way_is_removed_and_requested_again(run: Ru
     communicating(server, A, [0, 1], [2, 3], [4])
     assert related(run, A, B, C, "-o", "out.jsonl", "--resume").code == 0
     assert numbers(lines()) == EXPECTED[6:] + EXPECTED[:6]
+
+
+@pytest.mark.parametrize("status", [400, 404, 503])
+def test_an_error_of_a_relationship_is_a_failure_of_the_indicator(run: Run, server: Server, status: int) -> None:
+    three_addresses(server)
+    server.answer(f"/ip_addresses/{A}/communicating_files", error(status, "NotFoundError"))
+    result = related(run, A, B, C, "-o", "out.jsonl", VT_MAX_WAIT="0.01")
+    assert (result.code, numbers(lines())) == (3, EXPECTED[6:])
+    assert f"{A}: communicating_files: NotFoundError" in result.stderr
 
 
 @pytest.mark.parametrize("quota", range(3, 9))
