@@ -42,7 +42,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -244,14 +244,14 @@ class StoppedError(Exception):
 class Run:
     """A dump in progress. Each task has a client of its own, so VT_RATE and VT_MAX_REQUESTS are applied here.
 
-    `counts` has the numbers of minutes, lines, bytes, requests and minutes already there; `lacking` the status of each
-    minute that was not saved (missing, expired, not yet, failed); `error` is what ended the run early.
+    `counts` has the numbers of minutes, lines, bytes, requests and minutes already there. `lacking` has the minutes that
+    are missing, expired, not yet published or failed. `error` is what ended the run early.
     """
 
     def __init__(self, dump: Dump, executor: Executor, jobs: int, cores: Cores, follow: bool = False) -> None:
         self.dump, self.executor, self.jobs, self.cores, self.follow = dump, executor, jobs, cores, follow
         self.counts: Counter[str] = Counter()
-        self.lacking: dict[datetime, str] = {}
+        self.lacking: defaultdict[str, set[datetime]] = defaultdict(set)
         self.error: BaseException | None = None
         self.failures = 0  # in a row
         self.pending: dict[Future[Result], tuple[list[datetime], float]] = {}  # minutes, and how many requests at most
@@ -318,43 +318,42 @@ class Run:
         for future in wait(self.pending, timeout=SECOND, return_when=FIRST_COMPLETED).done:
             minutes, _ = self.pending.pop(future)
             try:
-                self.record(minutes, future.result())
+                result = future.result()
             except CancelledError:
                 raise StoppedError("the Dask scheduler is gone", 1) from None
+            except Exception as error:  # of Dask: a worker lacks a package, or crashed
+                result = Result("failed", f"{type(error).__name__}: {error}")
+            self.record(minutes, result)
 
     def record(self, minutes: list[datetime], result: Result) -> None:
         """Count what was saved, and note what was not. Raises StoppedError if that ends the run."""
         self.counts.update(result.counts)
         if result.status == "stop" and not (self.follow and result.exit_code > 2):  # networks and quotas come back
             raise StoppedError(result.message, result.exit_code)
-        if result.status == "out of requests":
-            self.retry(minutes)
-        elif len(minutes) > 1:  # what the archive lacks comes minute by minute
+        if len(minutes) > 1:  # what the archive lacks comes minute by minute
             self.retry(minute for minute in minutes if not self.dump.has(minute))
-        elif result.status == "saved":
-            self.lacking.pop(minutes[0], None)
         else:
-            self.record_failure(minutes[0], result)
+            self.record_minute(minutes[0], result)
         self.failures = self.failures + 1 if result.status in ("failed", "not yet") else 0
         if self.failures >= MAX_FAILURES and not self.follow:
             raise StoppedError(f"{self.failures} minutes in a row failed; the last one: {result.message}", 3)
 
-    def record_failure(self, minute: datetime, result: Result) -> None:
-        """Note why a minute was not saved, and let it come back if the run follows the feed."""
+    def record_minute(self, minute: datetime, result: Result) -> None:
+        """Note a minute that was not saved, and let it come back if that may help."""
         age, status = datetime.now(UTC) - minute, result.status
-        if status == "missing":
-            self.lacking[minute] = "expired" if age > RETENTION else "missing"
-            return
-        self.lacking[minute] = "not yet" if status == "not yet" else "failed"
-        if status != "not yet":
-            log(f"{minute:%Y%m%d%H%M} failed: {result.message}")
-        if self.follow:
-            soon = status == "not yet" and age < LAG + 10 * MINUTE
-            self.retry([minute], (POLL_SECONDS if soon else RETRY_SECONDS) * SECOND)
-
-    def where(self, status: str) -> list[datetime]:
-        """Return the minutes that were not saved for this reason."""
-        return [minute for minute, other in self.lacking.items() if other == status]
+        for minutes in self.lacking.values():
+            minutes.discard(minute)
+        if status == "out of requests":
+            self.retry([minute])
+        elif status == "missing":
+            self.lacking["expired" if age > RETENTION else "missing"].add(minute)
+        elif status != "saved":
+            self.lacking["not yet" if status == "not yet" else "failed"].add(minute)
+            if status != "not yet":
+                log(f"{minute:%Y%m%d%H%M} failed: {result.message}")
+            if self.follow:
+                soon = status == "not yet" and age < LAG + 10 * MINUTE
+                self.retry([minute], (POLL_SECONDS if soon else RETRY_SECONDS) * SECOND)
 
     def describe(self) -> str:
         """Return what was done on one line."""
@@ -362,7 +361,7 @@ class Run:
         text = f"{plural(count['minutes'], 'minute')} ({plural(count['lines'], 'line')}, {count['bytes'] / 1e6:.1f} MB)"
         text += f", {count['present']} already there"
         for status in ("missing", "expired"):
-            text += f", {status}: {name(self.where(status))}" if self.where(status) else ""
+            text += f", {status}: {name(self.lacking[status])}" if self.lacking[status] else ""
         return text
 
 
@@ -372,9 +371,12 @@ def open_executor(scheduler: str, jobs: int) -> Iterator[Executor]:
     if scheduler:
         try:
             import distributed
+
+            executor: Executor = distributed.Client(scheduler, timeout=10).get_executor(pure=False)
         except ImportError:
             raise UsageError("--scheduler needs Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py") from None
-        executor: Executor = distributed.Client(scheduler, timeout=10).get_executor(pure=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--scheduler {scheduler}: {error}") from None
     else:
         executor = ThreadPoolExecutor(jobs)
     try:
@@ -463,8 +465,8 @@ def summarize(run: Run) -> int:
     """Print the summary and return the exit code. One or two missing minutes in a row are normal."""
     problems = [str(run.error) or "interrupted"] if run.error else []
     for status, text in {"failed": "failed", "not yet": "not published yet"}.items():
-        problems += [f"{text}: {name(run.where(status))}"] if run.where(status) else []
-    if any(len(minutes) > 2 for minutes in group(run.where("missing"))):
+        problems += [f"{text}: {name(run.lacking[status])}"] if run.lacking[status] else []
+    if any(len(minutes) > 2 for minutes in group(run.lacking["missing"])):
         problems.append("three or more minutes in a row are missing")
     error = f"{'; '.join(problems)}; run it again to continue" if problems else None
     code = print_summary(run.describe(), run.counts["requests"], error=error)
