@@ -185,8 +185,8 @@ class Recorder:
             log(message)  # the command may retry for minutes before it shows the reason
             return {"status": 502, "body": {"error": {"code": "TransientError", "message": message}}}
         exchange: Exchange = {"shows": f"Recorded from {self.host.host}.", **call, "status": response.status}
-        if response.content_type != "application/json":
-            exchange["headers"] = {"Content-Type": response.content_type}
+        names = {"Content-Type", "Retry-After"} & set(response.headers)
+        exchange["headers"] = {name: response.headers[name] for name in sorted(names)}
         exchange |= decode_body(content, response.content_type)
         if response.status < 424:
             self.save(exchange)

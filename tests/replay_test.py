@@ -49,6 +49,7 @@ class Answer(NamedTuple):
     content_type: str
     body: bytes
     url: str
+    retry_after: str | None
 
     @property
     def json(self) -> Any:
@@ -64,7 +65,8 @@ async def ask_all(respond: Any, requests: tuple[str, ...], data: bytes | None) -
             async with session.request(
                 method or "GET", url, data=data, headers={"x-apikey": DUMMY, "x-tool": "a.b.c"}
             ) as answer:
-                answers.append(Answer(answer.status, answer.content_type, await answer.read(), str(answer.url)))
+                content, retry_after = await answer.read(), answer.headers.get("Retry-After")
+                answers.append(Answer(answer.status, answer.content_type, content, str(answer.url), retry_after))
     return answers
 
 
@@ -435,6 +437,7 @@ def test_a_transient_failure_is_passed_on_and_not_saved(record: Record, server: 
     failed, good = record.ask("/files/a", "/files/a")
     assert good.json == {"data": 1}
     assert failed.status in (429, 502, 503) or fault == "reset"  # which aiohttp retries
+    assert failed.retry_after == ("0" if "Retry-After" in fault else None)
     assert record.data == [1]
 
 
