@@ -541,7 +541,7 @@ def test_a_recording_has_the_documented_fields_and_no_secret(path: Path) -> None
     assert re.match("/(?!api/)|https?://", recorded["path"])
     assert all(isinstance(value, str) for value in recorded["query"].values())
     assert 200 <= recorded["status"] < 600
-    assert text.isascii()
+    assert text.isascii(), "write other characters as \\u escapes"
     secrets = ["x-apikey", "signature=", "x-amz-", "x-goog-", KEY]
     with contextlib.suppress(replay.UsageError):
         secrets.append(replay.find_key(None)[0])  # of whoever records
