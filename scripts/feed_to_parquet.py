@@ -1,0 +1,417 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "duckdb>=2.0,<3",
+#     "rich>=14,<16",
+#     "typer>=0.27,<0.30",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""How do I query weeks of a feed? Convert the minutes that feed_dump.py saved to Parquet, with the columns you name.
+
+Each hour of DIR becomes OUT/date=YYYY-MM-DD/hour=HH/part.parquet: one dataset for pandas, Dask, DuckDB and Spark. Hours
+that are there are skipped; an hour that has gained minutes is converted again. Needs no key and no network.
+
+    uv run scripts/feed_to_parquet.py files --out files-parquet
+    uv run scripts/feed_to_parquet.py files --column id=$.id --column size:BIGINT --where 'size > 1000000' --out big
+
+A column is NAME:TYPE=PATH. PATH is a JSONPath, or the path of an attribute, such as pe_info.imphash; it may be missing
+if it is NAME. TYPE is VARCHAR (the default), BIGINT, DOUBLE, BOOLEAN, TIMESTAMP (UTC, from UNIX seconds), JSON, or
+VARCHAR[] for a list, such as 'hosts:VARCHAR[]=dns_lookups[*].hostname'. A value of another type becomes NULL, and is
+counted. Without --column, the columns suit the feed.
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage or condition, 3 incomplete: values or lines left out, 130 interrupted.
+"""
+
+# ruff: noqa: S608 - the SQL is made of the user's own columns, condition and file names
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+# How the JSON value {v} becomes a value of each type, or NULL. DuckDB's own casts are lenient: 1.5 as BIGINT gives 2.
+INTEGER = "CASE WHEN json_type({v}) IN ('UBIGINT', 'BIGINT') THEN TRY_CAST({v} AS BIGINT) END"
+TYPES = {
+    "VARCHAR": "{v} ->> '$'",
+    "BIGINT": INTEGER,
+    "DOUBLE": "CASE WHEN json_type({v}) IN ('UBIGINT', 'BIGINT', 'DOUBLE') THEN TRY_CAST({v} AS DOUBLE) END",
+    "BOOLEAN": "CASE WHEN json_type({v}) = 'BOOLEAN' THEN TRY_CAST({v} AS BOOLEAN) END",
+    "TIMESTAMP": f"TRY(make_timestamp({INTEGER} * 1000000))",  # to_timestamp would return local time
+    "JSON": "{v}",
+    "VARCHAR[]": "CASE WHEN json_type({v}) = 'ARRAY' THEN {v} ->> {rest} END",
+}
+STATS = "malicious:BIGINT=last_analysis_stats.malicious last_analysis_date:TIMESTAMP tags:VARCHAR[]"
+DEFAULT_COLUMNS = {  # by the type of a feed's objects
+    "file": f"id=$.id {STATS} first_submission_date:TIMESTAMP md5 sha1 size:BIGINT type_tag meaningful_name",
+    "url": f"id=$.id {STATS} first_submission_date:TIMESTAMP url=$.context_attributes.url title",
+    "domain": f"id=$.id {STATS} creation_date:TIMESTAMP registrar",
+    "ip_address": f"id=$.id {STATS} country asn:BIGINT as_owner",
+    "file_behaviour": "id=$.id sandbox_name analysis_date:TIMESTAMP hosts:VARCHAR[]=dns_lookups[*].hostname "
+    "ips:VARCHAR[]=ip_traffic[*].destination_ip command_executions:VARCHAR[] tags:VARCHAR[]",
+}
+
+
+# ---- Columns, and the SQL that they become
+
+
+class Column(NamedTuple):
+    """A column: its name, DuckDB's type, and the JSONPath of its value."""
+
+    name: str
+    type: str
+    path: str
+
+
+def parse_column(text: str) -> Column:
+    """Parse NAME:TYPE=PATH, where TYPE and PATH may be missing. Raises UsageError."""
+    left, _, path = text.partition("=")
+    name, _, kind = left.partition(":")
+    path = path if path.startswith("$") else f"$.attributes.{path or name}"
+    kind = kind.upper() or "VARCHAR"
+    if not name or kind not in TYPES or ("[*]" in path and kind != "VARCHAR[]"):
+        expected = f"expected NAME:TYPE=PATH, with TYPE {', '.join(TYPES)} (and always VARCHAR[] for a PATH with [*])"
+        raise UsageError(f"--column {text}: {expected}")
+    return Column(name, kind, path)
+
+
+def quote(text: object) -> str:
+    """Return an SQL string."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def lines_sql(minutes: list[Path]) -> str:
+    """Return the SQL of a table of all lines in minutes, in one column: json, NULL for a line that is not JSON."""
+    # Neither is left to DuckDB: it looks for both in the path, where a `?` or a `=` misleads it.
+    options = "compression = 'zstd', hive_partitioning = false, ignore_errors = true"
+    return f"read_ndjson_objects([{', '.join(map(quote, minutes))}], {options})"
+
+
+def create_views(db: Any, columns: list[Column], source: str) -> None:
+    """Create the views `rows` (the columns) and `counts` (of lines, of those that are JSON, of misfits by column)."""
+    bases, values, misfits = [], [], []
+    for at, column in enumerate(columns, 1):
+        base, _, rest = column.path.partition("[*]")
+        v, name = f"v[{at}]", column.name.replace('"', '""')
+        value = TYPES[column.type].format(v=v, rest=quote(f"$[*]{rest}"))
+        bases.append(quote(base))
+        values.append(f'{value} AS "{name}"')
+        misfits.append(f"count_if(json_type({v}) <> 'NULL' AND ({value}) IS NULL)")
+    # One call finds all paths while it parses a line once: 14 times faster than a call for each.
+    db.execute(f"CREATE VIEW lines AS SELECT json_extract(json, [{', '.join(bases)}]) AS v FROM {source}")
+    db.execute(f"CREATE VIEW rows AS SELECT {', '.join(values)} FROM lines WHERE v IS NOT NULL")
+    db.execute(f"CREATE VIEW counts AS SELECT count(*), count(v), {', '.join(misfits)} FROM lines")
+
+
+def check_query(columns: list[Column], where: str) -> None:
+    """Raise UsageError if a column's name is taken, or DuckDB does not accept its path or the condition."""
+    import duckdb
+
+    names = ["date", "hour", *(column.name.lower() for column in columns)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--column {twice[0]}: the name is taken (date and hour name the directories)")
+    for option, chosen in [(f"--column {column.name}", [column]) for column in columns] + [("--where", columns)]:
+        with duckdb.connect() as db:
+            try:
+                create_views(db, chosen, "(SELECT '{}'::JSON AS json)")
+                db.execute(f"SELECT * FROM rows WHERE ({where if option == '--where' and where else True}\n)")
+            except duckdb.Error as error:
+                raise UsageError(f"{option}: {describe_error(error)}") from None
+
+
+def describe_error(error: Exception) -> str:
+    """Return DuckDB's message without the excerpt of SQL."""
+    return str(error).partition("\n\nLINE")[0]
+
+
+# ---- The dump, and what is converted of it
+
+
+def find_minutes(folder: Path) -> dict[str, list[Path]]:
+    """Return the minutes of each hour of a dump, by "date=YYYY-MM-DD/hour=HH". Raises UsageError."""
+    hours: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.zst")):
+        hours.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
+    if any(not path.with_suffix(".zst").exists() for path in folder.glob("date=*/hour=*/[0-9]*.jsonl.bz2")):
+        loop = f'for f in {shlex.quote(str(folder))}/date=*/hour=*/*.bz2; do bzcat "$f" | zstd -o "${{f%bz2}}zst"; done'
+        raise UsageError(f"DuckDB does not read the bz2 packages in {folder}; convert them: {loop}")
+    if not hours:
+        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+    return hours
+
+
+def default_columns(minute: Path) -> list[str]:
+    """Return the columns for the objects in a minute. Raises UsageError if its first line is not a feed's."""
+    import duckdb
+
+    with duckdb.connect() as db:
+        found = db.execute(f"SELECT json ->> '$.type' FROM {lines_sql([minute])} LIMIT 1").fetchone()
+    if not found or found[0] not in DEFAULT_COLUMNS:
+        raise UsageError(f"{minute} does not start with an object of a feed: name the columns with --column")
+    return DEFAULT_COLUMNS[found[0]].split()
+
+
+def read_settings(out: Path) -> dict[str, dict[str, Any]]:
+    """Return what the Parquet file of each hour in `out` was made from: columns, where, minutes."""
+    import duckdb
+
+    if not any(out.glob("date=*/hour=*/part.parquet")):
+        return {}
+    files = quote(f"{escape(str(out))}/date=*/hour=*/part.parquet")
+    query = f"SELECT file_name, decode(value) FROM parquet_kv_metadata({files}) WHERE key = 'feed_to_parquet'"
+    with duckdb.connect() as db:
+        found = db.execute(query).fetchall()
+    return {Path(name).parent.relative_to(out).as_posix(): json.loads(value) for name, value in found}
+
+
+# ---- Converting
+
+
+class Converted(NamedTuple):
+    """What became of an hour: its lines and rows, and what was left out or failed. An `exit_code` ends the run."""
+
+    lines: int = 0
+    rows: int = 0
+    problems: tuple[str, ...] = ()
+    exit_code: int = 0
+
+
+def convert_hour(minutes: list[Path], target: Path, columns: list[str], where: str = "", threads: int = 0) -> Converted:
+    """Convert the minutes of an hour to one Parquet file, in this process or on a Dask worker.
+
+    DuckDB's errors come back in the result: those of a script do not survive the way from a worker.
+    """
+    import duckdb
+
+    settings = {"columns": columns, "where": where, "minutes": [path.name[:12] for path in minutes]}
+    parsed = [parse_column(text) for text in columns]
+    select = f"SELECT * FROM rows WHERE ({where or True}\n)"
+    options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{feed_to_parquet: {quote(json.dumps(settings))}}}"
+    with duckdb.connect(config={"threads": threads} if threads else {}) as db:
+        try:
+            create_views(db, parsed, lines_sql(minutes))
+            lines, good, *misfits = db.execute("FROM counts").fetchone()
+        except duckdb.Error as error:
+            return Converted(problems=(f"damaged: {describe_error(error)}",))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target) as part:
+                (rows,) = db.execute(f"COPY ({select}) TO {quote(part)} ({options})").fetchone()
+        except (duckdb.Error, OSError) as error:
+            code = 1 if isinstance(error, duckdb.IOException | OSError) else 2
+            return Converted(problems=(describe_error(error),), exit_code=code)
+    bad = [f"{plural(lines - good, 'line')} without valid JSON left out"] if lines > good else []
+    nulls = [f"{plural(n, 'value')} of another type in {c.name}" for c, n in zip(parsed, misfits, strict=True) if n]
+    return Converted(lines, rows, (*bad, *nulls))
+
+
+def convert(
+    minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str = "", scheduler: str = ""
+) -> Iterator[tuple[str, Converted]]:
+    """Convert each hour, and yield it with its result; the first one before the second is started."""
+
+    def work(hour: str) -> Converted:
+        try:
+            return convert_hour(minutes[hour], out / hour / "part.parquet", columns, where, 1 if scheduler else 0)
+        except RuntimeError as error:  # what DuckDB makes of Ctrl-C
+            raise KeyboardInterrupt from error
+
+    run: Any = map
+    with contextlib.ExitStack() as stack:
+        if scheduler:
+            try:
+                import distributed
+            except ImportError:
+                raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
+            run = stack.enter_context(distributed.Client(scheduler, timeout=10 * SECOND)).get_executor(pure=False).map
+        hours = list(minutes)
+        for part in (hours[:1], hours[1:]):
+            yield from zip(part, run(work, part), strict=True)
+
+
+def choose_hours(minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str) -> dict[str, list[Path]]:
+    """Return the minutes of the hours that `out` lacks, in part or whole. Raises UsageError if it has other columns."""
+    settings = read_settings(out)
+    for made in settings.values():
+        if (made["columns"], made["where"]) != (columns, where):
+            options = [f"--column={text}" for text in made["columns"]] + [f"--where={made['where']}"]
+            raise UsageError(f"{out} has other columns: name another --out, or use {shlex.join(options)}")
+    done = {(hour, minute) for hour, made in settings.items() for minute in made["minutes"]}
+    return {h: paths for h, paths in minutes.items() if not {(h, path.name[:12]) for path in paths} <= done}
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made by feed_dump.py.", exists=True, file_okay=False)],
+    column: Annotated[list[str] | None, typer.Option(help="NAME:TYPE=PATH; repeatable.")] = None,
+    where: Annotated[str, typer.Option(help="Only rows that meet this SQL condition on the columns.")] = "",
+    out: Annotated[Path, typer.Option(help="The directory for the Parquet files.")] = Path("parquet"),
+    scheduler: Annotated[str, typer.Option(help="A Dask scheduler, such as tcp://host:8786.")] = "",
+) -> int:
+    """Convert the hours that OUT lacks."""
+    from rich.console import Console
+    from rich.progress import track
+
+    minutes, out = find_minutes(folder.resolve()), out.resolve()
+    columns = column or default_columns(next(iter(minutes.values()))[0])
+    check_query([parse_column(text) for text in columns], where)
+    todo = choose_hours(minutes, out, columns, where)
+    results = convert(todo, out, columns, where, scheduler)
+    console = Console(stderr=True)
+    hours = lines = rows = problems = 0
+    error: BaseException | str | None = None
+    try:
+        for hour, result in track(results, "hours", len(todo), console=console, disable=not console.is_terminal):
+            for problem in result.problems:
+                log(f"{hour}: {problem}")
+            if result.exit_code:
+                return result.exit_code
+            if where and result.lines and not result.rows and not hours:
+                log(f"{hour}: the condition matches none of {plural(result.lines, 'line')}")
+            hours, lines, rows = hours + 1, lines + result.lines, rows + result.rows
+            problems += len(result.problems)
+    except KeyboardInterrupt as interrupted:
+        error = interrupted
+    done = f"{plural(hours, 'hour')} converted ({plural(lines, 'line')}, {plural(rows, 'row')})"
+    done += f", {len(minutes) - len(todo)} already there"
+    return print_summary(done, error=error or ("see above" if problems else None))
+
+
+# [[[cog vendor() ]]]
+
+
+# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import asyncio
+import difflib
+import os
+import re
+from collections.abc import Callable
+
+
+class UsageError(ValueError):
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
+
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
+    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        os.replace(part, path.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
+    if isinstance(main, typer.Typer):
+        app = main
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        command = typer.main.get_command(app)
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        log("interrupted")
+        return 130
+    except typer.TyperException as error:
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+SECOND = 1.0  # the unit of every delay; tests shorten it
+
+
+# [[[end]]]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    sys.exit(cli(main))
