@@ -309,7 +309,7 @@ def main(
 ) -> int:
     """Replay, record, or list."""
     if not recording and not any(folder.rglob("*.json")):
-        raise UsageError(f"no recordings in {folder}: name another folder, or fill this one with --record")
+        raise UsageError(f"no recordings in {folder}: name a folder with --recordings, or fill it with --record")
     if listing:
         for exchange in load(folder).values():
             print(printable(f"{key_of(exchange)} -> {exchange['status']}  {exchange['shows']}"))
