@@ -17,8 +17,8 @@
 """Which files, domains, IP addresses and URLs does a collection contain? All of them, not the first page.
 
 A collection is also a threat actor, campaign, malware family, report or vulnerability of Google Threat Intelligence.
-Name it by its id, its address in VirusTotal or its CVE number. Words with spaces or colons are a query that searches for
-collections; it needs VirusTotal Intelligence (premium). 40 indicators of a type cost one request.
+Name it by its id, its address in VirusTotal or its CVE number. Words with spaces or colons are a query, which searches
+for collections and needs VirusTotal Intelligence (premium). 40 indicators of a type cost one request.
 
     uv run scripts/collection_to_indicators.py malpedia_win_emotet --defang
     uv run scripts/collection_to_indicators.py CVE-2025-0282 -o ivanti.csv
@@ -30,6 +30,7 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 q
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import itertools
 import json
@@ -39,7 +40,7 @@ import signal
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -63,14 +64,14 @@ class Indicator(NamedTuple):
 
 @dataclass
 class Result:
-    """Indicators collected so far, what is missing, why the run stopped, and where to resume (see parse_cursor)."""
+    """Indicators collected so far, what is missing and why, what stopped the run, and the cursor to resume at."""
 
     indicators: set[Indicator] = field(default_factory=set)
     collections: int = 0
     total: int = 0
     requests: int = 0
     missing: list[str] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
+    failure: Exception | None = None
     error: BaseException | None = None
     cursor: str | None = None
 
@@ -117,7 +118,7 @@ def value_of(item: dict[str, Any]) -> str | None:
     return (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
 
 
-async def find_ids(client: VirusTotal, result: Result, text: str, limit: int) -> AsyncIterator[str]:
+async def find_ids(client: VirusTotal, result: Result, text: str, limit: int) -> AsyncGenerator[str, None]:
     """Yield the id that `text` names, or the ids of the collections that it finds. Raises UsageError."""
     if collection_id := parse_id(text):
         yield collection_id
@@ -130,36 +131,51 @@ async def find_ids(client: VirusTotal, result: Result, text: str, limit: int) ->
 
 
 async def add_relationship(
-    client: VirusTotal, result: Result, collection_id: str, name: str, cursors: dict[str, str]
+    client: VirusTotal, result: Result, collection_id: str, name: str, cursors: dict[str, str], status: Any
 ) -> None:
     """Page a relationship to its end, and remove it from `cursors`. A failure, such as a missing licence, is listed.
 
-    Raises VirusTotalError if every other request would fail, too: because of the network, the key or the quota.
+    If every other request would fail, too, because of the network, the key or the quota, it ends the run.
     """
 
     def add(objects: list[dict[str, Any]]) -> list[str]:
         values = [(str(item.get("type")), value_of(item)) for item in objects]
         result.indicators |= {Indicator(kind, value, collection_id) for kind, value in values if value}
+        status.update(f"{plural(result.collections, 'collection')}, {plural(len(result.indicators), 'indicator')}")
         return [str(item.get("id")) for item in objects if value_of(item) is None]
 
     try:
         bare = []
-        path = "/collections/{}/relationships/{}"  # a hundredth of the size of whole objects, and a URL's address
-        async for page in client.pages(path, collection_id, name, cursor=cursors[name]):
+        # Descriptors are small, and those of URLs have the address. Should one lack it, the whole objects have it.
+        async for page in client.pages("/collections/{}/relationships/{}", collection_id, name, cursor=cursors[name]):
             bare += add(page.objects)
             cursors[name] = page.cursor or ""
-        if bare:  # addresses that the descriptors lack are in the whole objects
-            cursors[name] = ""
-            bare = [
-                i async for page in client.pages("/collections/{}/{}", collection_id, name) for i in add(page.objects)
-            ]
+        if bare:
+            cursors[name], bare = "", []
+            async for page in client.pages("/collections/{}/{}", collection_id, name):
+                bare += add(page.objects)
         result.missing += [f"{collection_id}: the address of URL {url_id}" for url_id in bare]
     except (VirusTotalError, UsageError) as error:
         if getattr(error, "status", 404) in (0, 401, 429):
-            raise
-        result.failures.append(error)
+            result.error = error
+            return
+        result.failure = error
         result.missing.append(f"{collection_id}: {name}: {error}")
     del cursors[name]
+
+
+async def add_collection(
+    client: VirusTotal, result: Result, collection_id: str, cursors: dict[str, str], status: Any
+) -> None:
+    """Add the relationships in `cursors`, all at once, and set the cursor of the result if they are not all done."""
+    result.collections += 1
+    names = list(cursors)
+    try:
+        await asyncio.gather(
+            *(add_relationship(client, result, collection_id, name, cursors, status) for name in names)
+        )
+    finally:
+        result.cursor = f"{collection_id}?{urllib.parse.urlencode(cursors)}" if cursors else None
 
 
 async def collect(text: str, limit: int, cursor: str | None = None, apikey: str | None = None) -> Result:
@@ -168,32 +184,28 @@ async def collect(text: str, limit: int, cursor: str | None = None, apikey: str 
 
     result = Result()
     start, cursors = parse_cursor(cursor)
-    collection_id = start
-    with Console(stderr=True).status("collecting") as status:  # silent unless stderr is a terminal
-        async with VirusTotal(apikey) as client:
-            try:
-                async for collection_id in find_ids(client, result, text.strip(), limit):
-                    if start not in ("", collection_id):
-                        continue  # complete in the earlier run
-                    cursors, start = cursors or dict.fromkeys(RELATIONSHIPS, ""), ""
-                    result.collections += 1
-                    async with asyncio.TaskGroup() as group:
-                        for name in list(cursors):
-                            group.create_task(add_relationship(client, result, collection_id, name, cursors))
-                    done = f"{plural(result.collections, 'collection')}, {plural(len(result.indicators), 'indicator')}"
-                    status.update(done)
-            except (VirusTotalError, ExceptionGroup, asyncio.CancelledError) as error:
-                result.error = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-                if not result.indicators:
-                    raise result.error from None
-                result.cursor = f"{collection_id}?{urllib.parse.urlencode(cursors)}" if cursors else None
-            result.requests = client.requests
-    if start:
+    async with VirusTotal(apikey) as client:
+        ids = find_ids(client, result, text.strip(), limit)
+        try:
+            with Console(stderr=True).status("collecting") as status:  # silent unless stderr is a terminal
+                async with contextlib.aclosing(ids):
+                    async for collection_id in ids:
+                        if start not in ("", collection_id):
+                            continue  # complete in the earlier run
+                        cursors, start = cursors or dict.fromkeys(RELATIONSHIPS, ""), ""
+                        await add_collection(client, result, collection_id, cursors, status)
+                        if result.error:
+                            break
+        except (VirusTotalError, asyncio.CancelledError) as stopped:
+            result.error = stopped
+        result.requests = client.requests
+    if start and not result.error:
         raise UsageError(f"--cursor: {start} is not among the collections")
-    if result.failures and len(result.failures) == result.collections * len(RELATIONSHIPS):
-        if getattr(result.failures[0], "status", 0) == 404:
-            raise UsageError(f"{result.failures[0]}; to search by name, write 'name:{text}'")
-        raise result.failures[0]
+    error = result.error or result.failure
+    if error and not result.indicators:
+        if getattr(error, "status", 0) == 404:
+            raise UsageError(f"{error}; to search by name, write 'name:{text}'")
+        raise error
     return result
 
 
@@ -212,11 +224,9 @@ def report(result: Result, rows: list[dict[str, Any]]) -> int:
     for missing in result.missing:
         log(f"missing: {missing}")
     error = result.error or ("what is missing is listed above" if result.missing else None)
-    of_total = f" of {result.total}" if result.total > result.collections else ""
-    collections = plural(result.collections, "collection").replace(" ", f"{of_total} ", 1)
-    return print_summary(
-        f"{plural(len(rows), 'indicator')} of {collections}", result.requests, error=error, cursor=result.cursor
-    )
+    part = f"{result.collections} of " if result.total > result.collections else ""
+    done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.collections, result.total), 'collection')}"
+    return print_summary(done, result.requests, error=error, cursor=result.cursor)
 
 
 async def collection_to_indicators(
@@ -306,7 +316,6 @@ def main(
 
 
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
-import contextlib
 import difflib
 import email.utils
 import math

@@ -30,6 +30,7 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 q
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import ipaddress
 import itertools
@@ -50,7 +51,7 @@ import typer
 from publicsuffixlist import PublicSuffixList
 
 MAX_EMBEDDED = 20  # descriptors that come with a file: https://docs.virustotal.com/reference/relationships
-MAX_CONCURRENT = 20  # requests for the others at one time
+MAX_CONCURRENT = 20  # relationships that are paged at one time
 COLUMNS = ("type", "value", "files", "file_ids", "relationships", "ports")
 
 Style = StrEnum("Style", "text csv jsonl")
@@ -143,28 +144,28 @@ def to_contacts(descriptors: list[dict[str, Any]], file_id: str, name: str) -> s
 
 def add_file(result: SearchResult, file: dict[str, Any], names: list[str]) -> Iterator[tuple[str, ...]]:
     """Add what came with a file. Yield (path, file id, relationship, cursor) for what did not."""
+    file_id = str(file["id"])
     if error := file.get("error"):
-        result.missing.append(f"file {file['id']}: {error.get('code')}: {error.get('message')}")
+        result.missing.append(f"file {file_id}: {error.get('code')}: {error.get('message')}")
     if Relationship.malware_config in names:
-        config = (file.get("attributes") or {}).get("malware_config") or {}
-        named = parse_config(config)
-        result.contacts |= {Contact(kind, value, file["id"], "malware_config", port) for kind, value, port in named}
+        named = parse_config((file.get("attributes") or {}).get("malware_config") or {})
+        result.contacts |= {Contact(kind, value, file_id, "malware_config", port) for kind, value, port in named}
     for name, related in (file.get("relationships") or {}).items():
         data, meta, links = ((related or {}).get(key) or {} for key in ("data", "meta", "links"))
         items = [data] if "id" in data else list(data)  # a one-to-one relationship is no list
-        result.contacts |= to_contacts(items, file["id"], name)
+        result.contacts |= to_contacts(items, file_id, name)
         # 20 of 20 is complete. 20 that come without a count and without links may not be.
         total = meta.get("count", len(items) if links else None)
         if None in map(value_of, items):
-            yield "/files/{}/{}", file["id"], name, ""
+            yield "/files/{}/{}", file_id, name, ""  # the whole objects have the address
         elif meta.get("cursor") or links.get("next") or (len(items) >= MAX_EMBEDDED and total != len(items)):
-            yield "/files/{}/relationships/{}", file["id"], name, str(meta.get("cursor") or "")
+            yield "/files/{}/relationships/{}", file_id, name, str(meta.get("cursor") or "")
 
 
 async def add_rest(client: VirusTotal, result: SearchResult, path: str, file_id: str, name: str, cursor: str) -> None:
     """Page a relationship to its end. A failure is listed, and costs no more than this relationship.
 
-    Raises VirusTotalError if every other request would fail, too: because of the network, the key or the quota.
+    If every other request would fail, too, because of the network, the key or the quota, it ends the search.
     """
     try:
         async for page in client.pages(path, file_id, name, cursor=cursor):
@@ -173,8 +174,9 @@ async def add_rest(client: VirusTotal, result: SearchResult, path: str, file_id:
             result.missing += [f"file {file_id}: {name}: the address of URL {url_id}" for url_id in bare]
     except (VirusTotalError, UsageError) as error:
         if getattr(error, "status", 404) in (0, 401, 403, 429):
-            raise
-        result.missing.append(f"file {file_id}: the rest of {name}: {error}")
+            result.error = error
+        else:
+            result.missing.append(f"file {file_id}: the rest of {name}: {error}")
 
 
 # ---- The search
@@ -187,6 +189,23 @@ def check_query(query: str) -> None:
             raise UsageError(f"entity:{match[1]} finds no files: use entity:file, or no entity")
 
 
+async def add_page(
+    client: VirusTotal, result: SearchResult, files: list[dict[str, Any]], names: list[str], status: Any
+) -> None:
+    """Add what the files of a page contact, to the end of each relationship, and show the progress."""
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
+
+    async def complete(*rest: str) -> None:
+        async with slots:
+            if not result.error:
+                await add_rest(client, result, *rest)
+        status.update(f"{plural(result.files, 'file')}, {plural(len(result.contacts), 'contact')}")
+
+    result.files += len(files)
+    rests = [rest for file in files for rest in add_file(result, file, names)]
+    await asyncio.gather(*(complete(*rest) for rest in rests))
+
+
 async def search(
     query: str, names: list[str], limit: int, cursor: str | None = None, apikey: str | None = None
 ) -> SearchResult:
@@ -197,32 +216,27 @@ async def search(
     from rich.console import Console
 
     check_query(query)
-    result, slots = SearchResult(cursor), asyncio.Semaphore(MAX_CONCURRENT)
+    result = SearchResult(cursor)
     params = {
         "query": query,
         "relationships": ",".join(name for name in names if name != Relationship.malware_config),
         "exclude_attributes": "last_analysis_results",  # most of a file's size
     }
-
-    async def complete(*rest: str) -> None:
-        async with slots:
-            await add_rest(client, result, *rest)
-        status.update(f"{plural(result.files, 'file')}, {plural(len(result.contacts), 'contact')}")
-
-    with Console(stderr=True).status("searching") as status:  # silent unless stderr is a terminal
-        async with VirusTotal(apikey) as client:
-            try:
-                async for page in client.pages("/intelligence/search", limit=limit, cursor=cursor, **params):
-                    result.files += len(page.objects)
-                    async with asyncio.TaskGroup() as group:
-                        for rest in [rest for file in page.objects for rest in add_file(result, file, names)]:
-                            group.create_task(complete(*rest))
-                    result.cursor = page.cursor
-            except (VirusTotalError, ExceptionGroup, asyncio.CancelledError) as error:
-                if not result.files:
-                    raise
-                result.error = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-            result.requests = client.requests
+    async with VirusTotal(apikey) as client:
+        pages = client.pages("/intelligence/search", limit=limit, cursor=cursor, **params)
+        try:
+            with Console(stderr=True).status("searching") as status:  # silent unless stderr is a terminal
+                async with contextlib.aclosing(pages):
+                    async for page in pages:
+                        await add_page(client, result, page.objects, names, status)
+                        if result.error:
+                            break
+                        result.cursor = page.cursor
+        except (VirusTotalError, asyncio.CancelledError) as error:
+            if not result.files:
+                raise
+            result.error = error
+        result.requests = client.requests
     return result
 
 
@@ -242,7 +256,7 @@ def report(result: SearchResult, rows: list[dict[str, Any]]) -> int:
     """Print what is missing and the summary line. Return the exit code."""
     for missing in result.missing:
         log(f"missing: {missing}")
-    if result.error and not result.cursor:
+    if result.error and not result.cursor and not isinstance(result.error, OSError):
         log("no page of the search is complete: to resume, run the same command again")
     error = result.error or ("what is missing is listed above" if result.missing else None)
     done = f"{plural(len(rows), 'indicator')} of {plural(result.files, 'file')}"
@@ -351,7 +365,6 @@ def main(
 
 
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
-import contextlib
 import difflib
 import email.utils
 import math

@@ -472,6 +472,12 @@ def test_a_failure_of_the_key_or_the_quota_stops_and_keeps_what_came(
     assert "run the same command again" in result.stderr
 
 
+def test_answers_that_cost_quota_are_kept_when_it_ends(run: Run, server: Server) -> None:
+    world(server, {f"{i:x}": contacts(f"{i:x}", 45, 0, 0) for i in range(20)})
+    result = run(NAME, "p:5+", VT_MAX_REQUESTS="11")
+    assert (result.code, len(result.stdout.splitlines())) == (4, 20 * 20 + 10 * 25)
+
+
 def test_a_lost_network_is_not_waited_for_by_every_file(run: Run, server: Server) -> None:
     world(server, {f"{i:x}": contacts(f"{i:x}", 21, 21, 21) for i in range(100)})
     server.answer("/files/*", TRANSIENT["reset"])
