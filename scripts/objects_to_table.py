@@ -1,0 +1,782 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "jsonpath-ng>=1.16,<2",
+#     "pandas>=3,<4",
+#     "pyarrow>=21,<27",
+#     "rich>=14,<16",
+#     "sqlalchemy>=2,<3",
+#     "sqlite-utils>=4.2,<5",
+#     "typer>=0.27,<0.30",
+#     "xlsxwriter>=3.2,<4",
+#     "zstandard>=0.23,<1",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""Which objects are these? Print VirusTotal objects as a table, or write them to files and databases.
+
+Reads what the other scripts print, feeds (.bz2 and .zst too), the output of `vt --format json`, and responses that curl
+saved. Needs no key and no network. A database gains the objects that it lacks, and updates the others.
+
+    uv run scripts/search.py 'entity:file p:5+' | uv run scripts/objects_to_table.py -o files.xlsx -o files.db
+    uv run scripts/objects_to_table.py hits.jsonl --column id --column imphash=pe_info.imphash
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (lines that are not JSON objects), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def parse_json(text: str) -> Iterator[Any]:
+    """Yield the JSON values in a text, one after another, as in JSON Lines; None for each line that is not JSON."""
+    decoder, position = json.JSONDecoder(), 0
+    while match := re.compile(r"\s*(?=\S)").match(text, position):
+        try:
+            value, position = decoder.raw_decode(text, match.end())
+            yield value
+        except (ValueError, RecursionError):
+            position = (text.find("\n", match.end()) + 1) or len(text)
+            yield None
+
+
+def unwrap(value: Any) -> Iterator[dict[str, Any] | None]:
+    """Yield the objects in a JSON value: one, a list, or a response of the API. Yield None for anything else."""
+    if isinstance(value, dict) and "data" in value and value.keys() <= {"data", "meta", "links"}:
+        value = value["data"] or []
+    for item in value if isinstance(value, list) else [value]:
+        yield from_vt_cli(item) if isinstance(item, dict) else None
+
+
+def from_vt_cli(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of vt-cli's in VirusTotal's form. It has `_id`, `_type` and so on beside the attributes."""
+    if "_id" not in item:
+        return item
+    attributes = {key: value for key, value in item.items() if not key.startswith("_")}
+    return {key[1:]: value for key, value in item.items() if key.startswith("_")} | {"attributes": attributes}
+
+
+def read(name: str) -> str:
+    """Return the text of a file ("-": stdin), which may be compressed. Raises OSError and UsageError."""
+    if name == "-" and sys.stdin.isatty():
+        raise UsageError("name a file, or pipe objects into this script")
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        if data.startswith(b"BZh"):
+            data = bz2.decompress(data)
+        if data.startswith(b"\x28\xb5\x2f\xfd"):
+            import zstandard
+
+            data = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    except Exception as error:  # a damaged file
+        raise UsageError(f"{name}: {error}") from None
+    return data.decode(json.detect_encoding(data), errors="replace")  # PowerShell writes UTF-16
+
+
+def read_objects(names: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """Return the objects in files, and how many lines or items are not objects. Raises OSError and UsageError."""
+    items = [item for name in names for value in parse_json(read(name)) for item in unwrap(value)]
+    objects = [item for item in items if item is not None]
+    if items and not objects:
+        raise UsageError(f"no JSON objects in {', '.join(names)}")
+    return objects, len(items) - len(objects)
+
+
+def objects_to_dataframe(objects: Iterable[dict[str, Any]], column: Iterable[str] = ()) -> pd.DataFrame:
+    """Return a table of VirusTotal objects, one row each, with all their values or those that `column` names.
+
+    `column` is as on the command line: ["id", "imphash=pe_info.imphash"]. Raises UsageError.
+    """
+    frame = to_frame(list(objects), parse_columns(as_list("column", column)))
+    frame.attrs = {"complete": True, "error": None, "cursor": None, "requests": 0}
+    return frame
+
+
+def main(
+    files: Annotated[list[str] | None, typer.Argument(help="[default: stdin]", show_default=False)] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="NAME=JSONPATH, or a column's name such as pe_info.imphash; repeatable.")
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option("--output", "-o", help=f"A file ({' '.join(SUFFIXES)}) or a database URL; repeatable."),
+    ] = None,
+    style: Annotated[
+        TableFormat | None, typer.Option("--format", help="[default: table, unless there is an --output]")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not escape formulas and control characters.")] = False,
+) -> int:
+    """Read the files, print or write the table."""
+    columns, outputs = parse_columns(column or []), output or []
+    check_outputs(outputs)
+    objects, wrong = read_objects(files or ["-"])
+    error = write_table(objects, columns, outputs, style, raw=raw)
+    skipped = f"{plural(wrong, 'line')} skipped: not JSON objects" if wrong else None
+    return print_summary(plural(len(objects), "object"), error=error or skipped)
+
+
+# [[[cog vendor() ]]]
+
+
+# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import asyncio
+import contextlib
+import csv
+import difflib
+import functools
+import io
+import os
+import shlex
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Literal, TextIO
+
+
+class UsageError(ValueError):
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
+
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+
+
+def as_list(name: str, values: Iterable[str] | None) -> list[str]:
+    """Return `values` as a list. Raises TypeError for a string, which would be taken for a list of its characters."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings: [{values!r}], not {values!r}")
+    return list(values or [])
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
+    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        os.replace(part, path.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Format(StrEnum):
+    """What a source prints: a short line per object for people, or the object as JSON for programs."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
+def describe(item: dict[str, Any]) -> str:
+    """Return an object as one line for a terminal: id (a URL's address), detections, name."""
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    stats = attributes.get("last_analysis_stats") or {}
+    names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
+    error = item.get("error") or {}
+    parts = [
+        context.get("url") or attributes.get("url") or item.get("id"),
+        f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
+        context.get("rule_name"),
+        next(filter(None, names), ""),
+        f"{error.get('code')}: {error.get('message')}" if error else "",
+    ]
+    return printable("  ".join(str(part) for part in parts if part))
+
+
+def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format | None = None) -> None:
+    """Write one line for each object, and flush. Without `style`, a terminal gets text and everything else JSON.
+
+    The JSON is ASCII, which neutralises terminal escapes and keeps lone surrogates.
+    """
+    as_text = style is Format.text or (style is None and file.isatty())
+    for item in objects:
+        file.write(f"{describe(item) if as_text else json.dumps(item)}\n")
+    file.flush()
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
+    if isinstance(main, typer.Typer):
+        app = main
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        command = typer.main.get_command(app)
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        log("interrupted")
+        return 130
+    except typer.TyperException as error:
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+class dictpath:  # noqa: N801 - reads like the module of that name in vt-py's examples
+    """JSONPath look-ups in plain dicts, with jsonpath-ng's extensions: `$.attributes.exiftool.'File Type'`.
+
+    An absent key is no match; a null is a match whose value is None.
+    """
+
+    @staticmethod
+    @functools.cache
+    def parse(path: str) -> Any:
+        """Return the parsed path. Raises ValueError."""
+        from jsonpath_ng.ext import parse
+
+        try:
+            return parse(path)
+        except Exception as error:  # the parser has no common class of errors
+            raise ValueError(f"bad JSONPath {path!r}: {error}") from None
+
+    @staticmethod
+    def iterate(obj: Any, path: str) -> Iterator[Any]:
+        """Yield each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
+        parsed = dictpath.parse(path)
+        try:
+            yield from [match.value for match in parsed.find(obj)]
+        except Exception:  # a filter or function met a value of another type, such as null > 5: no match
+            return
+
+    @staticmethod
+    def get_all(obj: Any, path: str) -> list[Any]:
+        """Return every value that `path` matches in `obj`."""
+        return list(dictpath.iterate(obj, path))
+
+    @staticmethod
+    def get(obj: Any, path: str, default: Any = None) -> Any:
+        """Return the value that `path` matches in `obj`, else `default`. Raises ValueError for several matches."""
+        matches = dictpath.get_all(obj, path)
+        if len(matches) > 1:
+            raise ValueError(f"{len(matches)} values match {path!r}: use get_all")
+        return matches[0] if matches else default
+
+
+TableFormat = Literal["table", "csv", "jsonl", "markdown"]  # what stdout gets
+
+SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
+
+KEYS = ["id", "rule_name", "notification_id"]  # tell a database's rows apart
+
+# The first columns of every table, most useful first. The others follow in alphabetical order.
+USEFUL = [
+    "lookup", "id", "url", "value", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
+    "gti_assessment.verdict.value", "gti_assessment.threat_score.value", "meaningful_name", "name", "title",
+    "popular_threat_classification.suggested_threat_label", "type_description", "size", "registrar", "country", "asn",
+    "as_owner", "last_http_response_code", "first_submission_date", "last_submission_date", "creation_date",
+    "last_modification_date", "notification_date", "tags",
+]  # fmt: skip
+
+# Dicts with arbitrary keys are one cell each; as columns they would be thousands.
+ARBITRARY = {
+    "categories", "exiftool", "extensions", "file_types", "html_meta", "intent_filters", "last_analysis_results",
+    "last_http_response_cookies", "last_http_response_headers", "malware_config", "packers", "permission_details",
+    "popularity_ranks", "rdap", "resource_langs", "resource_types", "sandbox_verdicts", "sigma_analysis_summary",
+    "trackers",
+}  # fmt: skip
+
+
+def parse_columns(specs: Iterable[str]) -> dict[str, str]:
+    """Return `--column` arguments, `NAME=PATH` or `PATH`, as {name: path}. Raises UsageError.
+
+    A path is a JSONPath in the object (`$.attributes.tags[*]`), or the name of a column, such as pe_info.imphash.
+    """
+    columns: dict[str, str] = {}
+    for spec in specs:
+        named = re.fullmatch(r"([^$=\[]+)=(.+)", spec, flags=re.DOTALL)
+        name, path = named.groups() if named else (spec, spec)
+        if not path.startswith("$"):  # some keys contain spaces and hyphens
+            path = re.sub(r"(^|\.)([^.\[\]*'\"]+)(?=$|[.\[])", r"\1'\2'", path)
+        if name in columns:
+            raise UsageError(f"--column {spec}: there is a column {name} already; NAME=PATH gives it another name")
+        try:
+            dictpath.parse(path)
+        except ValueError as error:
+            raise UsageError(f"--column {spec}: {error}") from None
+        columns[name] = path
+    return columns
+
+
+def fields(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an object's values by the names that columns have: its attributes, id and type, and what else it holds.
+
+    Context attributes that identify it stand beside the attributes. A dict without attributes is a row as it is.
+    """
+    attributes, context = item.get("attributes"), item.get("context_attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
+    unused = ("attributes", "links", "relationships") if attributes else ("attributes",)
+    rest = {key: value for key, value in item.items() if key not in unused}
+    if isinstance(context, dict):
+        names = ("url", "rule_name", "notification_id", "notification_date")
+        hoisted = {key: value for key, value in context.items() if key in names and key not in attributes}
+        rest |= hoisted | {"context_attributes": {k: v for k, v in context.items() if k not in hoisted}}
+    clashing = {key: value for key, value in attributes.items() if key in rest and value != rest[key]}
+    return attributes | rest | {"attributes": clashing}  # an attribute may be called `type`
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) for every value below dicts whose keys are known."""
+    for key, inner in value.items():
+        if isinstance(inner, dict) and key not in ARBITRARY:
+            yield from flatten(inner, f"{prefix}{key}.")
+        else:
+            yield replace_surrogates(f"{prefix}{key}"), inner
+
+
+def to_frame(objects: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    """Return the objects as a table, one row each, with these `columns` (see parse_columns) or, if empty, with all.
+
+    Dates are UTC timestamps, integers stay integers where some are missing, lists stay lists. Mixed values are text.
+    """
+    import pandas as pd
+
+    if columns:
+        return pd.DataFrame({name: find_column(objects, name, path) for name, path in columns.items()})
+    rows = [dict(flatten(fields(item))) for item in objects] or [{"id": None, "type": None}]
+    names = set().union(*rows)
+    ordered = [*(name for name in USEFUL if name in names), *sorted(names.difference(USEFUL))]
+    return pd.DataFrame({name: to_series([row.get(name) for row in rows], name) for name in ordered})[: len(objects)]
+
+
+def find_column(objects: list[dict[str, Any]], name: str, path: str) -> pd.Series[Any]:
+    """Return what `path` matches in each object: a value, or lists if several match in any object."""
+    found = [dictpath.get_all(item if path.startswith("$") else fields(item), path) for item in objects]
+    if objects and not any(found):
+        log(f"--column {name}: no object has a value there")
+    if any(len(values) > 1 for values in found):
+        return to_series([values or None for values in found], "")
+    return to_series([next(iter(values), None) for values in found], path)
+
+
+def to_series(values: list[Any], name: str) -> pd.Series[Any]:
+    """Return the values as a column of one type."""
+    import pandas as pd
+
+    if re.search(r"(_date|\b(date|last_login|user_since))'?$", name):  # vt-py's rule
+        values = [to_date(value) for value in values]
+    values = [replace_surrogates(value) for value in values]
+    # Numbers that Arrow and JSON cannot hold, such as 1e999.
+    large = {str for value in values if isinstance(value, int | float) and abs(value) >= 1 << 63}
+    kinds = {type(value) for value in values if value is not None} | large
+    kinds = {float} if kinds == {int, float} else kinds
+    if len(kinds) > 1:
+        values, kinds = [None if value is None else to_text(value) for value in values], {str}
+    dtypes = {int: "Int64", float: "Float64", bool: "boolean", str: "str", datetime: "datetime64[us, UTC]"}
+    return pd.Series(values, dtype=dtypes.get(kinds.pop(), "object") if kinds else "object")
+
+
+def to_date(value: Any) -> Any:
+    """Return UNIX seconds as a datetime. Dates that are text or past the year 9999 stay as they are."""
+    valid = type(value) is int and 0 <= value < 253_402_300_800
+    return datetime.fromtimestamp(value, UTC) if valid else value
+
+
+def replace_surrogates(value: Any) -> Any:
+    """Return a value with its lone surrogates replaced by U+FFFD: pandas raises on them."""
+    if isinstance(value, list | dict):
+        text = json.dumps(value, ensure_ascii=False)
+        return value if text.isascii() else json.loads(replace_surrogates(text))
+    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+
+
+def to_text(value: Any) -> str:
+    """Return text as it is, a date as ISO 8601, everything else as JSON."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# ---- A table to text. Its strings come from malware authors.
+
+
+def to_rows(frame: pd.DataFrame) -> list[list[Any]]:
+    """Return the column names, then each row, as plain Python values: None where one is missing."""
+    values = frame.astype(object)
+    return [list(frame), *values.where(values.notna(), None).to_numpy().tolist()]
+
+
+def format_frame(frame: pd.DataFrame, style: str, *, raw: bool = False) -> str:
+    """Return the table as csv, jsonl or markdown. Cells of csv are safe for spreadsheets unless `raw`."""
+    rows = [[to_text(value) if isinstance(value, datetime) else value for value in row] for row in to_rows(frame)]
+    if style == "jsonl":
+        items = [{k: v for k, v in zip(frame, row, strict=True) if v is not None} for row in rows[1:]]
+        return "".join(f"{json.dumps(item)}\n" for item in items)
+    if style == "markdown":
+        cells = [[escape_markdown(value) for value in row] for row in rows]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], ["---"] * len(cells[0]), *cells[1:]))
+    text = io.StringIO()
+    # QUOTE_MINIMAL leaves a carriage return unquoted.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if raw else csv.QUOTE_MINIMAL)
+    writer.writerows([to_cell(value, raw) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def to_cell(value: Any, raw: bool = False) -> Any:
+    """Return a value for a spreadsheet: text that could be a formula gets a leading ', control characters are escaped.
+
+    https://owasp.org/www-community/attacks/CSV_Injection. Some locales start a cell at a semicolon, or accept
+    full-width signs.
+    """
+    if value is None or isinstance(value, bool | int | float | datetime):
+        return value
+    text = to_text(value)
+    if not raw:
+        text = printable(re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text))
+    return shorten(text, 32_767)  # Excel's limit
+
+
+def escape_markdown(value: Any) -> str:
+    """Return a value on one line, without markup or links."""
+    text = "" if value is None else shorten(printable(to_text(value)), 4_000)
+    return re.sub(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", text, flags=re.IGNORECASE)
+
+
+def shorten(text: str, most: int) -> str:
+    """Return the text, or as much of it as `most` characters hold, and its length."""
+    return text if len(text) <= most else f"{text[: most - 40]} [cut: {len(text)} characters]"
+
+
+def select_useful(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what people look at first: the useful columns that have values, under short names."""
+    names = [name for name in frame if name in USEFUL and frame[name].notna().any()]
+    if "type" in names and frame["type"].nunique() == 1:
+        names.remove("type")
+    frame = frame[names] if len(names) > 2 else frame.dropna(axis="columns", how="all")
+    if {"id", "url"} <= set(frame):  # a URL says more than its hash
+        frame = frame.assign(url=frame["url"].astype(object).fillna(frame["id"])).drop(columns="id")
+    long = r"^(popular_threat_classification|last_analysis_stats|gti_assessment)\.|\.value$"
+    return frame.rename(columns=lambda name: re.sub(long, "", name))
+
+
+def format_columns(rows: list[list[Any]]) -> str:
+    """Return one line for each row. A terminal gets the columns that fit, a pipe all columns in full."""
+    from rich.cells import cell_len, set_cell_size
+
+    def show(value: Any) -> str:
+        if isinstance(value, datetime):
+            return f"{value:%Y-%m-%d %H:%M}"
+        parts = value if isinstance(value, list) else [] if value is None else [value]
+        return shorten(printable(", ".join(map(to_text, parts))), 4_000)
+
+    def pad(text: str, width: int) -> str:
+        return set_cell_size(text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…", width)
+
+    cells = [[show(value) for value in row] for row in rows if len(rows) > 1]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if sys.stdout.isatty():
+        widths = fit_widths(widths, shutil.get_terminal_size().columns)
+    return "".join(f"{'  '.join(map(pad, row, widths)).rstrip()}\n" for row in cells)
+
+
+def fit_widths(widths: list[int], room: int) -> list[int]:
+    """Return the widths of the first columns that fit in `room`. Wide columns give way, down to the 16 of a date.
+
+    The first column, an id, is whole from 100 characters on. Below, a cut hash is useless, a cut URL is not.
+    """
+    first = 64 if room >= 100 else 16 if widths[:1] == [64] else room // 2
+    fitted = [min(width, 16 if number else first) for number, width in enumerate(widths)]
+    while len(fitted) > 1 and sum(fitted) + 2 * len(fitted) - 2 > room:
+        fitted.pop()
+    for number in [*range(1, len(fitted)), 0][: len(fitted)]:
+        spare = room - sum(fitted) - 2 * len(fitted) + 2
+        fitted[number] += max(0, min(spare, widths[number] - fitted[number]))
+    return fitted
+
+
+# ---- A table to files and databases
+
+
+def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
+    """Raise UsageError for what would otherwise fail after the quota is spent.
+
+    `resuming`: a file that exists is refused, because it holds the part before the cursor. Databases are added to.
+    """
+    for output in outputs:
+        path, suffix = Path(output), Path(output).suffix.lower()
+        if "://" in output:
+            connect(output)
+        elif suffix not in SUFFIXES:
+            raise UsageError(f"--output {output}: expected a database URL or a file in {' '.join(SUFFIXES)}")
+        elif path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UsageError(f"--output {output}: this is a folder, or its folder cannot be written to")
+        elif suffix in (".db", ".sqlite"):
+            if path.exists() and path.open("rb").read(15) not in (b"", b"SQLite format 3"):
+                raise UsageError(f"--output {output}: the file is not an SQLite database")
+        elif resuming and path.exists():
+            raise UsageError(f"--output {output} holds the part before --cursor: name another file")
+
+
+def connect(url: str) -> Any:
+    """Return a SQLAlchemy engine that has reached the database. Raises UsageError."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(url)
+        engine.connect().close()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        hint = "; `uv run --with DRIVER …` adds a driver" if isinstance(error, ImportError) else ""
+        raise UsageError(f"--output {explain(url, error)}{hint}") from None
+    return engine
+
+
+def explain(output: str, error: BaseException) -> str:
+    """Return the first line of what a library says about an output, without the password of a database."""
+    return f"{re.sub('//.*@', '//…@', output)}: {str(error).partition(chr(10))[0] or type(error).__name__}"
+
+
+def write_table(
+    objects: list[dict[str, Any]],
+    columns: dict[str, str],
+    outputs: list[str],
+    style: TableFormat | None = None,
+    *,
+    raw: bool = False,
+    below: Callable[[pd.DataFrame], str] = lambda frame: "",
+) -> BaseException | None:
+    """Write the objects as a table to each output, and to stdout if there is a `style` or no output. Return the error.
+
+    The objects have cost quota: after an error they are in a temporary file, which its message names. `below` returns
+    the lines below a table.
+    """
+    output = "the table"
+    try:
+        frame = to_frame(objects, columns)
+        for output in outputs:
+            write_output(frame, objects, output, raw=raw)
+        output = "stdout"
+        if style not in (None, "table"):
+            print(format_frame(frame, style, raw=raw and not sys.stdout.isatty()), end="")
+        elif style or not outputs:
+            print(format_columns(to_rows(frame if columns else select_useful(frame))) + below(frame), end="")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # whatever a library, a database or the disk says
+        if output == "stdout":
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python flushes again at exit
+        descriptor, saved = tempfile.mkstemp(prefix="vt-", suffix=".jsonl")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            write_objects(objects, file, Format.jsonl)
+        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
+        return kind(f"cannot write {explain(output, error)}; the objects are saved in {saved}")
+    return None
+
+
+def write_output(frame: pd.DataFrame, objects: list[dict[str, Any]], output: str, *, raw: bool) -> None:
+    """Write a file in the format of its suffix, or add to a database."""
+    path, suffix = Path(output), Path(output).suffix.lower()
+    if "://" in output:
+        append_to_server(frame, objects, output)
+    elif suffix in (".db", ".sqlite"):
+        update_sqlite(frame, objects, path)
+    else:
+        with atomic_write(path) as part:
+            if suffix == ".parquet":
+                write_parquet(frame, part)
+            elif suffix == ".xlsx":
+                write_xlsx(frame, part, raw=raw)
+            else:
+                style = "markdown" if suffix == ".md" else suffix[1:]
+                part.write_text(format_frame(frame, style, raw=raw), encoding="utf-8", newline="")
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write Parquet. Lists of strings stay lists; other lists, and dicts, become JSON."""
+    frame = frame.copy()
+    for name in frame.columns[frame.dtypes == "object"]:
+        cells = frame[name].dropna()
+        if not all(isinstance(cell, list) and all(isinstance(part, str) for part in cell) for cell in cells):
+            frame[name] = frame[name].map(to_text, na_action="ignore")
+    frame.to_parquet(path, index=False)
+
+
+def write_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
+    """Write an Excel workbook without formulas and links. Its times are UTC."""
+    import xlsxwriter  # type: ignore[import-untyped]
+
+    if len(frame) >= 1 << 20 or len(frame.columns) > 1 << 14:
+        raise ValueError("Excel holds 1,048,575 rows and 16,384 columns; .csv and .parquet hold more")
+    options = {"strings_to_formulas": False, "strings_to_urls": False, "remove_timezone": True}
+    packed = io.BytesIO()  # on a full disk, zipfile prints a second error
+    with xlsxwriter.Workbook(packed, options | {"default_date_format": "yyyy-mm-dd hh:mm:ss"}) as book:
+        sheet = book.add_worksheet()
+        cells = [[to_cell(value, raw) for value in row] for row in to_rows(frame)]
+        for number, row in enumerate(cells):
+            sheet.write_row(number, 0, row)
+        for number, column in enumerate(zip(*cells, strict=True)):  # its autofit() takes longer than all the rest
+            sheet.set_column(number, number, min(64, 2 + max(len(str(cell)) for cell in column)))
+        sheet.freeze_panes(1, 1)
+        sheet.autofilter(0, 0, len(frame), max(0, len(frame.columns) - 1))
+    path.write_bytes(packed.getbuffer())
+
+
+def split_by_type(frame: pd.DataFrame, objects: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], pd.DataFrame]]:
+    """Yield the tables of a database, one for each type of object: name, key columns, rows. Raises ValueError.
+
+    The keys are stored whatever the chosen columns are. Names of columns differ not only in case.
+    """
+    import pandas as pd
+
+    values = [fields(item) for item in objects]
+    identified = [{"id": value.get("value")} | {k: v for k, v in value.items() if v is not None} for value in values]
+    keys = [{name: str(value.get(name, "")) for name in KEYS} for value in identified]
+    if any(key["id"] in ("", "None") for key in keys):
+        raise ValueError("a row has no id, by which databases tell rows apart; .csv and .parquet need none")
+    types = [str(value.get("type") or "object") for value in values]
+    for kind in dict.fromkeys(types):
+        numbers = [number for number, name in enumerate(types) if name == kind]
+        part = pd.DataFrame([keys[number] for number in numbers], index=numbers)
+        part = part.loc[:, (part != "").any()]
+        names = list(part)
+        part = part.join(frame.iloc[numbers].dropna(axis="columns", how="all").drop(columns=KEYS, errors="ignore"))
+        part.columns = make_distinct(part.columns)
+        yield kind, names, part
+
+
+def make_distinct(names: Iterable[str]) -> list[str]:
+    """Return names that differ not only in case, which databases ignore."""
+    seen, distinct = Counter[str](), []
+    for name in (printable(name) or "unnamed" for name in names):
+        seen[name.lower()] += 1
+        distinct.append(name if seen[name.lower()] == 1 else f"{name}_{seen[name.lower()]}")
+    return distinct
+
+
+def to_stored(value: Any) -> Any:
+    """Return a value for a database: lists and dicts as JSON, dates as ISO 8601, no NUL (PostgreSQL refuses it)."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return to_text(value).replace("\0", "\ufffd")
+
+
+def update_sqlite(frame: pd.DataFrame, objects: list[dict[str, Any]], path: Path) -> None:
+    """Insert the rows, or update those whose key is there. Raises ValueError for a table without that key."""
+    import sqlite_utils
+
+    with contextlib.closing(sqlite_utils.Database(path)) as database, database.atomic():
+        for kind, keys, part in split_by_type(frame, objects):
+            table = database.table(kind)
+            primary = table.pks if table.exists() else keys
+            if not set(keys) <= set(primary) <= set(KEYS):
+                raise ValueError(f"the table {kind} has the primary key {primary}, not {keys}: name another file")
+            if len(part.columns) > 900:  # sqlite-utils takes 999
+                raise ValueError(f"{len(part.columns)} columns are too many for a database: choose some with --column")
+            names, *rows = to_rows(part)
+            blank = dict.fromkeys(primary, "")
+            records = [blank | dict(zip(names, map(to_stored, row), strict=True)) for row in rows]
+            table.upsert_all(records, pk=primary, alter=True)
+
+
+def append_to_server(frame: pd.DataFrame, objects: list[dict[str, Any]], url: str) -> None:
+    """Append the rows to the tables of a database server. Columns that a table lacks are left out, and named."""
+    import sqlalchemy
+
+    with connect(url).begin() as connection:
+        for kind, _, part in split_by_type(frame, objects):
+            inspector = sqlalchemy.inspect(connection)
+            known = (
+                {column["name"] for column in inspector.get_columns(kind)} if inspector.has_table(kind) else set(part)
+            )
+            if lacking := [name for name in part if name not in known]:
+                log(f"the table {kind} lacks these columns, which are left out: {', '.join(lacking)}")
+            part = part.drop(columns=lacking)
+            for name in part.select_dtypes(["object", "str"]):
+                part[name] = part[name].map(to_stored, na_action="ignore")
+            part.to_sql(kind, connection, if_exists="append", index=False)
+
+
+# [[[end]]]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    sys.exit(cli(main))
