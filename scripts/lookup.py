@@ -325,11 +325,12 @@ def main(
                     if isinstance(stopped, BrokenPipeError) or not counts["answered"]:
                         raise
                     error = stopped
-        failed, missing = counts["failed"], len(todo) - counts["answered"]
+        missing = len(todo) - counts["answered"]
         summary = f"{len(wanted) - missing} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
         summary += " (continue with --resume)" if missing and output else ""
-        reason = f"{failed} failed, {len(bad)} of the entries are not indicators" if failed or bad else None
-        return print_summary(summary, client.requests, error=error or reason)
+        gaps = {"failed": counts["failed"], "not an indicator": len(bad)}
+        reason = ", ".join(f"{count} {gap}" for gap, count in gaps.items() if count)
+        return print_summary(summary, client.requests, error=error or reason or None)
 
     return asyncio.run(work())
 
