@@ -435,6 +435,17 @@ def test_recorded_contacts(run: Run, server: Server) -> None:
     assert (result.code, len(server.seen)) == (3, 2)
 
 
+def test_recorded_configurations(run: Run, server: Server) -> None:
+    server.serve_recordings(SEARCH)
+    result = run(NAME, "entity:file p:50+ tag:rat", "--relationship", "malware_config", "--format", "jsonl")
+    assert [(row["value"], row["files"], row["ports"]) for row in result.objects] == [
+        ("c2.example.net", 2, [6606, 7707, 18354]),
+        ("panel.example.org", 1, [8080]),
+        ("198.51.100.23", 1, [6606, 7707]),
+        ("http://panel.example.org:8080/gate.php", 1, []),
+    ]
+
+
 # ---- Failures
 
 
