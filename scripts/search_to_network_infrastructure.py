@@ -257,7 +257,7 @@ def report(result: SearchResult, rows: list[dict[str, Any]]) -> int:
     for missing in result.missing:
         log(f"missing: {missing}")
     if result.error and not result.cursor and not isinstance(result.error, OSError):
-        log("no page of the search is complete: to resume, run the same command again")
+        log("no page of the search is complete: run the same command again, or with a smaller --limit")
     error = result.error or ("what is missing is listed above" if result.missing else None)
     done = f"{plural(len(rows), 'indicator')} of {plural(result.files, 'file')}"
     return print_summary(done, result.requests, error=error, cursor=result.cursor)
