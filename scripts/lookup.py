@@ -290,7 +290,7 @@ async def write_all(
 
 
 def main(
-    indicators: Annotated[list[str] | None, typer.Argument(help="Hashes, domains, IP addresses, URLs.")] = None,
+    indicators: Annotated[list[str] | None, typer.Argument(metavar="[IOC]...", help="Defanged or not.")] = None,
     file: Annotated[str | None, typer.Option(help="A list, one indicator a line; -: stdin.")] = None,
     relationship: Annotated[list[str] | None, typer.Option(help="Also what is related, by name. Repeatable.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="How many objects of each relationship; 0: all.")] = 0,
