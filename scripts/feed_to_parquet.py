@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shlex
 import signal
 import sys
@@ -219,7 +220,7 @@ def convert_hour(minutes: list[Path], target: Path, columns: list[str], where: s
 def convert(
     minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str = "", scheduler: str = ""
 ) -> Iterator[tuple[str, Converted]]:
-    """Convert each hour, and yield it with its result; the first one before the second is started."""
+    """Convert each hour, and yield it with its result; the first one before the second is started. Raises OSError."""
 
     def work(hour: str) -> Converted:
         try:
@@ -232,12 +233,19 @@ def convert(
         if scheduler:
             try:
                 import distributed
+
+                logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its tracebacks
             except ImportError:
                 raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
             run = stack.enter_context(distributed.Client(scheduler, timeout=10 * SECOND)).get_executor(pure=False).map
         hours = list(minutes)
-        for part in (hours[:1], hours[1:]):
-            yield from zip(part, run(work, part), strict=True)
+        try:
+            for part in (hours[:1], hours[1:]):
+                yield from zip(part, run(work, part), strict=True)
+        except Exception as error:  # Dask's, such as FutureCancelledError and KilledWorker
+            if not scheduler:
+                raise
+            raise OSError(f"the Dask cluster failed: {error}; run it again to continue") from None
 
 
 def choose_hours(minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str) -> dict[str, list[Path]]:
@@ -280,8 +288,8 @@ def main(
                 log(f"{hour}: the condition matches none of {plural(result.lines, 'line')}")
             hours, lines, rows = hours + 1, lines + result.lines, rows + result.rows
             problems += len(result.problems)
-    except KeyboardInterrupt as interrupted:
-        error = interrupted
+    except (KeyboardInterrupt, OSError) as stopped:
+        error = stopped
     done = f"{plural(hours, 'hour')} converted ({plural(lines, 'line')}, {plural(rows, 'row')})"
     done += f", {len(minutes) - len(todo)} already there"
     return print_summary(done, error=error or ("see above" if problems else None))

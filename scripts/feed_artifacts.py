@@ -1,0 +1,751 @@
+#!/usr/bin/env -S uv run --script
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "aiohttp>=3.13,<4",
+#     "aiolimiter>=1.2,<2",
+#     "pyzipper>=0.4,<0.5",
+#     "rich>=14,<16",
+#     "tenacity>=9.1,<10",
+#     "typer>=0.27,<0.30",
+#     "vt-py>=0.22,<0.23",
+#     "yarl>=1.20,<2",
+#     "zstandard>=0.24,<0.26",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-15T00:00:00Z"
+# ///
+"""What did the sandboxes capture? Download what the lines of a feed link to: network captures, reports, or samples.
+
+DIR is a dump by feed_dump.py: of file_behaviours for --kind, of files for --samples. The files are saved beside their
+minute, in _YYYYMMDDhhmm.artifacts/, where index.json says what belongs to what, and what VirusTotal no longer has.
+Run it again to continue: what exists is not downloaded again. Links expire after 7 days. They cost no quota.
+
+    uv run scripts/feed_artifacts.py behaviours --kind pcap,html
+    uv run scripts/feed_artifacts.py files --samples
+
+Samples are AES zips with the password `infected`. HTML reports are by strangers: do not open them in your browser.
+
+Exit codes: 0 complete, 1 failed, 2 wrong usage or key, 3 incomplete, 4 quota exhausted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bz2
+import hashlib
+import io
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+import yarl
+import zstandard
+
+RETENTION = timedelta(days=7)  # https://docs.virustotal.com/reference/feeds-file-behaviours
+MAX_FAILURES = 20  # in a row: VirusTotal is down
+KINDS = {"pcap": "pcap", "evtx": "evtx", "html": "html_report", "memdump": "memdump", "sample": "download_url"}
+
+Row = dict[str, str]  # name (of the file), id, kind, status (saved, present, gone, failed), error
+
+
+# ---- The dump and its links
+
+
+class Link(NamedTuple):
+    """What a line links to: a kind, the id of the line's object, and a URL, which nothing has checked."""
+
+    kind: str
+    id: str
+    url: str
+
+    @property
+    def name(self) -> str:
+        """Return a file name of plain characters. Ids contain spaces, and whatever else a stranger's file contains."""
+        if self.kind == "sample":
+            return f"{self.id}.zip"
+        digest = hashlib.sha256(f"{self.id} {self.url}".encode(errors="backslashreplace")).hexdigest()
+        return f"{re.sub('[^A-Za-z0-9]+', '_', f'{self.id}_')[:100]}{digest[:8]}.{self.kind}"
+
+
+def find_minutes(folder: Path) -> list[Path]:
+    """Return the minutes of a dump, oldest first, because their links expire first. Raises UsageError."""
+    paths = sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*"))
+    minutes = {path.name[:12]: path for path in paths if re.fullmatch(r"\d{12}\.jsonl\.(bz2|zst)", path.name)}
+    if not minutes:
+        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+    return list(minutes.values())
+
+
+def find_links(minute: Path, kinds: list[str]) -> list[Link]:
+    """Return what the lines of a minute link to, each file once. Raises OSError, EOFError and ZstdError."""
+    links: dict[str, Link] = {}
+    with bz2.open(minute) if minute.suffix == ".bz2" else zstandard.open(minute) as content:
+        for line in io.BufferedReader(content):
+            try:
+                item = json.loads(line)
+                urls = {kind: item["context_attributes"].get(KINDS[kind]) for kind in kinds}
+            except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, or without links
+                continue
+            for link in (Link(kind, str(item.get("id")), str(url)) for kind, url in urls.items() if url):
+                links.setdefault(link.name, link)
+    return list(links.values())
+
+
+def api_path(link: Link, origin: yarl.URL) -> list[str] | None:
+    """Return the segments of a link's path below /api/v3, or None if it does not lead to an artifact at VirusTotal.
+
+    Lines come from strangers, and the key opens every path of the API. `origin` is VT_HOST's.
+    """
+    try:
+        url = yarl.URL(link.url)
+        own = url.origin() in (origin, yarl.URL("https://www.virustotal.com"), yarl.URL("https://virustotal.com"))
+    except ValueError:
+        return None
+    _, *parts = url.parts
+    known = ("feeds", "files", "file_behaviours", "file-behaviours")
+    plain = own and not url.query_string and not {"", ".", ".."} & set(parts) and not any("/" in part for part in parts)
+    return parts[2:] if plain and parts[:2] == ["api", "v3"] and len(parts) > 3 and parts[2] in known else None
+
+
+# ---- Saving
+
+
+def pack(sample: Path, sha256: str) -> Path:
+    """Return an AES zip of the sample, beside it. Raises ValueError if its hash is another, and OSError."""
+    import pyzipper
+
+    with open(sample, "rb") as file:
+        if (digest := hashlib.file_digest(file, "sha256").hexdigest()) != sha256:
+            raise ValueError(f"what arrived has the SHA-256 {digest}")
+    path = sample.with_suffix(".zip")
+    archive = pyzipper.AESZipFile(path, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
+    try:
+        archive.setpassword(b"infected")
+        archive.write(sample, sha256)
+        archive.close()
+    finally:
+        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
+    return path
+
+
+async def save_link(client: VirusTotal, link: Link, folder: Path) -> Row:
+    """Download one link, unless its file exists. Raises OSError, and VirusTotalError if every other link would fail."""
+    row = {"name": link.name, "id": link.id, "kind": link.kind, "status": "gone", "error": ""}
+    parts = api_path(link, client.origin)
+    if not parts or (link.kind == "sample" and not re.fullmatch("[0-9a-f]{64}", link.id)):
+        return row | {"error": f"not a link to VirusTotal, not requested: {link.url[:200]}"}
+    path = folder / link.name
+    if path.exists():
+        return row | {"status": "present"}
+    try:
+        # A plain sample exists only in here.
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+            content = Path(temporary) / "content"
+            await client.download("/{}" * len(parts), *parts, to=content)
+            if link.kind == "sample":
+                content = await asyncio.to_thread(pack, content, link.id)
+            if not content.stat().st_size:
+                raise ValueError("what arrived is empty")
+            content.replace(path)
+    except VirusTotalError as error:
+        own = not error.code.startswith("HTTP ")  # VirusTotal's answer, not the storage's
+        if own and (error.status in (401, 403, 429) or not client.connected):
+            raise
+        return row | {"status": "gone" if own and error.status == 404 else "failed", "error": str(error)}
+    except ValueError as error:
+        return row | {"status": "failed", "error": str(error)}
+    return row | {"status": "saved"}
+
+
+def artifacts_folder(minute: Path) -> Path:
+    """Return where the artifacts of a minute are saved. Spark, pyarrow and Dask pass over names that start with _."""
+    return minute.with_name(f"_{minute.name[:12]}.artifacts")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return index.json: kinds, files and gone. It is empty if links of the minute may be missing."""
+    try:
+        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        return index if all((folder / name).exists() for name in index["files"]) else index | {"kinds": []}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {"kinds": [], "files": {}, "gone": {}}
+
+
+def write_index(folder: Path, kinds: list[str], rows: list[Row]) -> None:
+    """Add the rows to index.json: the id, kind and SHA-256 of each file, and why there is no file."""
+    index = read_index(folder)
+    for row in rows:
+        if row["status"] == "gone":
+            index["gone"][row["name"]] = row["error"]
+            index["files"].pop(row["name"], None)
+        else:
+            with open(folder / row["name"], "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            index["files"][row["name"]] = {"id": row["id"], "kind": row["kind"], "sha256": digest}
+            index["gone"].pop(row["name"], None)
+    index["kinds"] = sorted({*index["kinds"], *kinds})
+    with atomic_write(folder / "index.json") as part:
+        part.write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+async def fetch_artifacts(client: VirusTotal, minute: Path, kinds: list[str], *, jobs: int = 8) -> AsyncIterator[Row]:
+    """Yield a row for each link of a minute as it is saved, `jobs` at a time. When nothing failed, write index.json.
+
+    If every other link would fail, finish what runs, and raise the VirusTotalError or OSError.
+    """
+    folder = artifacts_folder(minute)
+    folder.mkdir(exist_ok=True)
+    for leftover in folder.glob(".*"):  # of a killed run; a younger one may be another run's
+        if leftover.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        links = await asyncio.to_thread(find_links, minute, as_list("kinds", kinds))
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        yield {"name": minute.name, "id": "", "kind": "", "status": "failed", "error": f"damaged: {error}"}
+        return
+    slots, rows = asyncio.Semaphore(jobs), []
+    stop: Exception | None = None
+
+    async def work(link: Link) -> Row | None:
+        nonlocal stop
+        async with slots:
+            try:
+                return None if stop else await save_link(client, link, folder)
+            except (VirusTotalError, OSError) as error:
+                stop = error
+                return None
+
+    tasks = [asyncio.create_task(work(link)) for link in links]
+    try:
+        for finished in asyncio.as_completed(tasks):
+            if row := await finished:
+                rows.append(row)
+                yield row
+    finally:
+        for task in tasks:
+            task.cancel()
+    if stop:
+        raise stop
+    if all(row["status"] != "failed" for row in rows):
+        await asyncio.to_thread(write_index, folder, kinds, rows)
+
+
+# ---- The run
+
+
+def parse_kinds(folder: Path, kind: str, samples: bool) -> list[str]:
+    """Return the kinds that the options name. Raises UsageError if the dump's feed has none of them."""
+    kinds = ["sample"] if samples else [word.strip() for word in kind.split(",") if word.strip()]
+    if not kinds or (kind and samples) or not set(kinds) <= KINDS.keys() or ("sample" in kinds and not samples):
+        raise UsageError("expected --kind with some of pcap,evtx,html,memdump, or --samples")
+    marker, feed = folder / ".feed", "files" if samples else "file_behaviours"
+    if marker.exists() and (other := marker.read_text(encoding="utf-8")) != feed:
+        raise UsageError(f"{folder} holds the feed {other}, and only {feed} has such links")
+    return kinds
+
+
+def choose_minutes(minutes: list[Path], kinds: list[str]) -> list[Path]:
+    """Return the minutes of which artifacts may be missing and can still be downloaded."""
+    todo = [minute for minute in minutes if not set(kinds) <= set(read_index(artifacts_folder(minute))["kinds"])]
+    oldest = f"{datetime.now(UTC) - RETENTION:%Y%m%d%H%M}"
+    fresh = [minute for minute in todo if minute.name[:12] >= oldest]
+    if len(fresh) < len(todo):
+        log(f"{plural(len(todo) - len(fresh), 'minute')} before {oldest} left out: links expire after 7 days")
+    return fresh
+
+
+async def fetch_all(client: VirusTotal, minutes: list[Path], kinds: list[str], jobs: int, counts: Counter[str]) -> None:
+    """Fetch the artifacts of each minute, and count what became of the links. Raises VirusTotalError and OSError."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console, failures = Console(stderr=True), 0
+    for minute in track(minutes, "minutes", console=console, disable=not console.is_terminal):
+        async for row in fetch_artifacts(client, minute, kinds, jobs=jobs):
+            counts[row["status"]] += 1
+            failures = failures + 1 if row["status"] == "failed" else 0
+            if row["error"]:
+                log(f"{minute.name[:12]}: {row['status']}: {row['name']}: {row['error']}")
+            if failures == MAX_FAILURES:
+                raise VirusTotalError("TooManyFailures", f"{failures} links in a row failed")
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made by feed_dump.py.", exists=True, file_okay=False)],
+    kind: Annotated[str, typer.Option(help="Of file_behaviours: some of pcap,evtx,html,memdump.")] = "",
+    samples: Annotated[bool, typer.Option("--samples", help="Of files: the files themselves.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Downloads at the same time.")] = 8,
+    apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
+) -> int:
+    """Download what the minutes of DIR lack."""
+    kinds, counts = parse_kinds(folder, kind, samples), Counter[str]()
+    minutes = find_minutes(folder)
+    todo = choose_minutes(minutes, kinds)
+
+    async def work() -> int:
+        error: BaseException | str | None = None
+        async with VirusTotal(apikey) as client:
+            try:
+                await fetch_all(client, todo, kinds, jobs, counts)
+            except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+                if isinstance(stopped, VirusTotalError) and not counts:
+                    raise
+                error = stopped
+        if not error and counts["failed"]:
+            error = f"{plural(counts['failed'], 'failure')}; run it again to continue"
+        done = f"{plural(counts['saved'], 'file')} saved, {counts['present']} already there, {counts['gone']} gone"
+        return print_summary(f"{plural(len(todo), 'minute')}: {done}", client.requests, error=error)
+
+    return asyncio.run(work())
+
+
+# [[[cog vendor() ]]]
+
+
+# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import contextlib
+import difflib
+import email.utils
+import math
+import os
+import random
+import shlex
+import tomllib
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+
+import aiohttp
+import aiohttp.base_protocol
+import aiolimiter
+import tenacity
+import vt
+
+
+class UsageError(ValueError):
+    """A mistake in an argument, the API key or the query; the message says what to do about it."""
+
+    exit_code = 2
+
+
+def printable(text: object) -> str:
+    """Return `text` on one line, with control characters, bidi marks and lone surrogates escaped.
+
+    VirusTotal's strings come from malware authors. `str.isprintable` is False for exactly those characters.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def log(message: object) -> None:
+    """Print one line on stderr; stdout carries data only."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 match" or "2 matches"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+
+
+def as_list(name: str, values: Iterable[str] | None) -> list[str]:
+    """Return `values` as a list. Raises TypeError for a string, which would be taken for a list of its characters."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings: [{values!r}], not {values!r}")
+    return list(values or [])
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
+    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
+    try:
+        yield part
+        os.replace(part, path.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def print_summary(
+    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+) -> int:
+    """Print the last line and return the exit code.
+
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    `error` is what ended the work early (an exception), or what is missing (a sentence).
+    """
+    spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    if error is None:
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        return 0
+    reason = str(error) or "interrupted"
+    log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+        return 130
+    if isinstance(error, OSError):
+        return 1
+    return 4 if getattr(error, "exit_code", 3) == 4 else 3
+
+
+def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+
+    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    """
+    if isinstance(main, typer.Typer):
+        app = main
+    else:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        # \b keeps the lines of an indented example as they are.
+        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        command = typer.main.get_command(app)
+        command.context_settings["help_option_names"] = ["-h", "--help"]
+        # command.main() would end the process itself at a closed pipe.
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
+            code: int = command.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except typer.Exit as ended:  # --help
+        return ended.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        log("interrupted")
+        return 130
+    except typer.TyperException as error:
+        log(f"error: {usage_hint(error.format_message())} (see --help)")
+        return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not hasattr(error, "exit_code"):
+            raise
+        log(f"error: {error}")
+        return getattr(error, "exit_code", 1)
+
+
+def usage_hint(message: str) -> str:
+    """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
+    message = " ".join(message.replace("Value error, ", "").split())
+    if " is not one of " in message:
+        value, *choices = re.findall("'([^']*)'", message.partition(": ")[2])
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{message} Did you mean {near[0]}?" if near else message
+    return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+SECOND = 1.0  # the unit of every delay; tests shorten it
+
+NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
+
+RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
+
+
+class VirusTotalError(vt.APIError):
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+
+    def __init__(self, code: str, message: str, status: int = 0) -> None:
+        super().__init__(code, message)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a mistake in the key or the query, 4 for an exhausted quota, 1 otherwise."""
+        return {400: 2, 401: 2, 403: 2, 409: 2, 429: 4}.get(self.status, 1)
+
+
+class Page(NamedTuple):
+    """Objects as VirusTotal sent them, the cursor after them (None: no more), and how many match in all, if known."""
+
+    objects: list[dict[str, Any]]
+    cursor: str | None
+    total: int | None
+
+
+class VirusTotal(vt.Client):
+    """A drop-in replacement for vt.Client. Every request, also of vt-py's own methods, is retried, paced and counted.
+
+    The key is `apikey`, else VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml; it is sent to `host` (else VT_HOST) only.
+    VT_MAX_WAIT is the longest total wait between retries in seconds (300), VT_RATE the most requests a minute,
+    VT_MAX_REQUESTS the most requests in all. `requests` counts them. Errors are raised as VirusTotalError.
+    """
+
+    def __init__(
+        self, apikey: str | None = None, agent: str = "virustotal-scripts", host: str | None = None, **options: Any
+    ) -> None:
+        key, self.key_source = find_key(apikey)
+        host = (host or os.environ.get("VT_HOST") or "https://www.virustotal.com").rstrip("/")
+        if not re.match(r"https?://[^/\s]+$", host):
+            raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
+        super().__init__(key, agent, host, **{"trust_env": True, "timeout": 60} | options)
+        self.origin = yarl.URL(host).origin()
+        self.requests = 0
+        self.connected = False
+        self.max_wait = positive_env("VT_MAX_WAIT", 300)
+        self.max_requests = positive_env("VT_MAX_REQUESTS", math.inf)
+        self.pace = aiolimiter.AsyncLimiter(1, 60 * SECOND / positive_env("VT_RATE", 1e6))
+
+    def __getattribute__(self, name: str) -> Any:
+        """Refuse vt-py's synchronous methods where they cannot work: in a running event loop, such as a notebook's."""
+        if hasattr(vt.Client, f"{name}_async") and asyncio._get_running_loop():
+            raise RuntimeError(f"in a notebook or a coroutine, use `await client.{name}_async(...)`")
+        return super().__getattribute__(name)
+
+    def __enter__(self) -> VirusTotal:
+        if asyncio._get_running_loop():
+            raise RuntimeError("in a notebook or a coroutine, use `async with VirusTotal() as client:`")
+        return self
+
+    def _full_url(self, path: str, *args: Any) -> str:
+        """Return the URL of `path`, each {} replaced by one quoted segment. A whole URL of this host stays as it is."""
+        if path.startswith(("https://", "http://")):
+            own = path.startswith(f"http://{self.origin.host}/") and self.origin.scheme == "https"
+            return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
+        if {".", "..", ""} & set(map(str, args)):
+            raise UsageError(f"not an id: {args}")
+        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
+        if self._session is None:  # type: ignore[has-type]
+            headers = {
+                "User-Agent": f"{self._agent}; vtpy {vt.__version__}; gzip",
+                "Accept-Encoding": "gzip",
+                "x-tool": "opensource.virustotal-scripts.v1",  # without it, no gti_assessment
+            }
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                headers=headers | (self._user_headers or {}),
+                # No total: it would count the sleep between retries.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=self._timeout),
+                middlewares=[self._send],
+                trust_env=self._trust_env,
+            )
+        return self._session
+
+    async def _send(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        """Send a request, and again after a transient failure. aiohttp calls this for each request and redirect hop.
+
+        A POST that may have reached VirusTotal is not repeated: it could start a second job.
+        """
+        own = request.url.origin() == self.origin
+        if own:
+            request.headers["X-Apikey"] = self._apikey
+        else:
+            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
+        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        attempt, waited = 0, 0.0
+        while True:
+            if own:
+                await self._spend_request()
+            delay = min(60, 2**attempt) * random.uniform(0.5, 1) * SECOND
+            outcome: aiohttp.ClientResponse | VirusTotalError
+            try:
+                outcome = await self._receive(await handler(request))
+                if outcome.status == 404 and request.method == "DELETE" and attempt:
+                    outcome.status = 200  # an earlier attempt deleted it, and its response was lost
+                if outcome.status not in RETRY_STATUSES:
+                    return outcome
+                delay = retry_after(outcome.headers.get("Retry-After", ""), delay)
+                consumed = getattr(request.body, "consumed", False)  # a generator is empty on the second attempt
+                repeatable = idempotent or (outcome.status == 429 and not consumed)
+                reason = f"HTTP {outcome.status}"
+            except NETWORK_ERRORS as error:
+                unsent = isinstance(error, aiohttp.ClientConnectorError)
+                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                outcome = self.network_error(error)
+                reason = str(outcome)
+            # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
+            patience = 20 * SECOND if not self.connected and self.max_wait < math.inf else self.max_wait
+            if not repeatable or waited + delay > min(patience, self.max_wait):
+                if isinstance(outcome, VirusTotalError):
+                    raise outcome
+                return outcome
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.release()
+            log(f"{request.url.path}: {reason}; retrying in {delay:.0f} s")
+            await asyncio.sleep(delay)
+            attempt, waited = attempt + 1, waited + delay
+
+    async def _receive(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """Read a JSON body, so that a truncated one is retried, and leave it to be read again.
+
+        vt-py reads a chunked body, and a download, from `content`, which is empty after the first time.
+        """
+        self.connected = True
+        if response.content_type == "application/json":
+            body, loop = await response.read(), asyncio.get_running_loop()
+            protocol = aiohttp.base_protocol.BaseProtocol(loop)
+            response.content = aiohttp.StreamReader(protocol, limit=len(body) + 1, loop=loop)
+            response.content.feed_data(body)
+            response.content.feed_eof()
+        return response
+
+    async def _spend_request(self) -> None:
+        """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
+        await self.pace.acquire()
+        if self.requests >= self.max_requests:
+            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+        self.requests += 1
+
+    def network_error(self, error: BaseException) -> VirusTotalError:
+        """Return the VirusTotalError for an error of aiohttp's."""
+        hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
+        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+
+    def redact(self, text: object) -> str:
+        """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
+        return re.sub(re.escape(self._apikey), "[API key]", str(text)) if len(self._apikey) >= 32 else str(text)
+
+    async def get_error_async(self, response: vt.ClientResponse) -> VirusTotalError | None:
+        """Return what went wrong, or None. vt-py's own drops the status, and fails on a proxy's HTML."""
+        if response.status < 300:
+            return None
+        text = ""
+        with contextlib.suppress(*NETWORK_ERRORS):
+            text = (await response._aiohttp_resp.read()).decode(errors="replace")
+        text = self.redact(text)
+        try:
+            error = json.loads(text)["error"]
+            code, message = str(error["code"]), str(error.get("message"))
+        except (ValueError, KeyError, TypeError):
+            code, message = f"HTTP {response.status}", " ".join(re.sub("<[^<>]*>", " ", text).split())[:200]
+        if response.status in (401, 403):
+            message += f" (the key is from {self.key_source}; searches, feeds and hunting need a premium key)"
+        return VirusTotalError(code, message, response.status)
+
+    async def _response_to_json(self, response: vt.ClientResponse) -> Any:
+        """Return the JSON of a response. Override of vt-py's: a captive portal answers 200 with HTML."""
+        if error := await self.get_error_async(response):
+            raise error
+        try:
+            return json.loads(await response._aiohttp_resp.read())
+        except ValueError:
+            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+
+    async def pages(
+        self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of a collection, up to `limit` objects (0: all), each object once.
+
+        `params` are the API's; None is left out. The next page is requested while the caller works on this one.
+        vt-py's own iterator loses the rest of a page when it resumes, and fails on an empty page.
+        """
+        page_size = 300 if path.endswith(("/search", "/matching_files")) else 40  # the most that VirusTotal accepts
+        remaining = limit or math.inf
+        seen: set[int] = set()
+        cursors = {cursor}
+
+        def fetch() -> asyncio.Task[Any]:
+            query = params | {"limit": str(min(page_size, remaining)), "cursor": cursor}
+            given = {name: value for name, value in query.items() if value}
+            return asyncio.create_task(self.get_json_async(path, *args, params=given))
+
+        page = fetch()
+        try:
+            while True:
+                answer = await page
+                data, meta = answer.get("data"), answer.get("meta") or {}
+                items = data if isinstance(data, list) else [data] if data else []  # a one-to-one relationship
+                # The context counts: a file that two rules match comes once for each.
+                keys = [hash(str((i.get("type"), i.get("id"), i.get("context_attributes")))) for i in items]
+                new = {key: item for key, item in zip(keys, items, strict=True) if key not in seen}
+                seen.update(new)
+                remaining -= len(new)
+                cursor = meta.get("cursor")
+                repeated = cursor in cursors
+                more = bool(cursor) and remaining > 0
+                if more and not repeated:
+                    cursors.add(cursor)
+                    page = fetch()
+                if new or not more:
+                    yield Page(list(new.values()), None if repeated else cursor, meta.get("total_hits"))
+                if more and repeated:
+                    raise VirusTotalError("RepeatedCursor", "the same cursor came again; the rest is missing")
+                if not more:
+                    return
+        finally:
+            page.cancel()
+            await asyncio.gather(page, return_exceptions=True)
+
+    async def download(self, path: str, *args: Any, to: Path) -> None:
+        """Stream the body of a GET (a feed package, a sample, a PCAP) into the file `to`. Raises VirusTotalError."""
+
+        @tenacity.retry(
+            retry=tenacity.retry_if_exception_type(NETWORK_ERRORS),
+            wait=tenacity.wait_exponential(multiplier=SECOND, max=60),
+            stop=tenacity.stop_after_attempt(5),
+            reraise=True,
+        )
+        async def attempt() -> None:
+            response = await self.get_async(path, *args)
+            if error := await self.get_error_async(response):
+                raise error
+            async with response._aiohttp_resp as body:
+                with open(to, "wb") as file:
+                    async for chunk in body.content.iter_chunked(1 << 18):
+                        file.write(chunk)
+
+        try:
+            await attempt()
+        except NETWORK_ERRORS as error:
+            raise self.network_error(error) from None
+
+
+def retry_after(value: str, default: float) -> float:
+    """Return the seconds to wait that a Retry-After header asks for, as a number or an HTTP date."""
+    with contextlib.suppress(ValueError):
+        return float(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return default
+
+
+def positive_env(name: str, default: float) -> float:
+    """Return the number above 0 in the environment variable `name`. Raises UsageError."""
+    text = os.environ.get(name) or str(default)
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise UsageError(f"{name} is {text}: expected a number above 0")
+
+
+def find_key(apikey: str | None) -> tuple[str, str]:
+    """Return the API key and where it was found. Raises UsageError, which does not show the key."""
+    found = {"--apikey": apikey} | {name: os.environ.get(name) for name in ("VT_API_KEY", "VTCLI_APIKEY")}
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        found["~/.vt.toml"] = tomllib.loads(Path("~/.vt.toml").expanduser().read_text(encoding="utf-8")).get("apikey")
+    for source, value in found.items():
+        if key := str(value or "").strip():
+            if not re.fullmatch("[!-~]+", key):
+                raise UsageError(f"the API key from {source} contains characters that no key has")
+            return key, source
+    raise UsageError(
+        "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
+        "scripts/replay.py runs a command without one"
+    )
+
+
+# [[[end]]]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    sys.exit(cli(main))
