@@ -165,11 +165,10 @@ async def get_objects(
     except VirusTotalError as error:
         if error.status in (401, 403, 429):
             raise
-        item = {
-            "type": indicator.type,
-            "id": indicator.id,
-            "error": {"code": step + error.code, "message": error.message},
-        }
+        if error.status == 400 and relationships:  # does it refuse the indicator or a relationship?
+            step = step or "with relationships: "
+        details = {"code": step + error.code, "message": error.message}
+        item = {"type": indicator.type, "id": indicator.id, "error": details}
         item |= {"context_attributes": {"url": indicator.value}} if indicator.type == "url" else {}
     yield [{"lookup": indicator.value} | item]
 

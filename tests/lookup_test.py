@@ -455,6 +455,14 @@ def test_an_error_of_a_relationship_is_a_failure_of_the_indicator(run: Run, serv
     assert f"{A}: communicating_files: NotFoundError" in result.stderr
 
 
+def test_a_refused_request_for_relationships_is_no_answer(run: Run, server: Server) -> None:
+    three_addresses(server)
+    server.answer(f"/ip_addresses/{B}", error(400, "BadRequestError", "unknown relationship"))
+    server.answer(f"/ip_addresses/{C}", error(404, "NotFoundError"))
+    result = related(run, A, B, C, "-o", "out.jsonl")
+    assert (result.code, numbers(lines())) == (3, [*EXPECTED[:6], (C, None)])
+
+
 @pytest.mark.parametrize("quota", range(3, 9))
 def test_a_quota_that_ends_half_way_repeats_only_the_last_indicator(run: Run, server: Server, quota: int) -> None:
     three_addresses(server)
