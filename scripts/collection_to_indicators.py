@@ -115,7 +115,8 @@ def value_of(item: dict[str, Any]) -> str | None:
     """Return what an object or its descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
     if item.get("type") != "url":
         return str(item.get("id")).lower()
-    return (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
 
 
 async def find_ids(client: VirusTotal, result: Result, text: str, limit: int) -> AsyncGenerator[str, None]:

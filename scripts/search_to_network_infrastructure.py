@@ -134,7 +134,8 @@ def value_of(descriptor: dict[str, Any]) -> str | None:
     """Return what a descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
     if descriptor.get("type") != "url":
         return str(descriptor.get("id")).lower()
-    return (descriptor.get("context_attributes") or {}).get("url") or (descriptor.get("attributes") or {}).get("url")
+    url = (descriptor.get("context_attributes") or {}).get("url") or (descriptor.get("attributes") or {}).get("url")
+    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
 
 
 def to_contacts(descriptors: list[dict[str, Any]], file_id: str, name: str) -> set[Contact]:

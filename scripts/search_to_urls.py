@@ -38,7 +38,8 @@ import typer
 
 def url_of(item: dict[str, Any]) -> str | None:
     """Return the URL of a URL object, whose id is only a hash."""
-    return (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
 
 
 async def search_to_urls(

@@ -446,6 +446,18 @@ def test_recorded_configurations(run: Run, server: Server) -> None:
     ]
 
 
+@pytest.mark.skipif("VT_EXTRA_RECORDINGS" not in os.environ, reason="VT_EXTRA_RECORDINGS names no folder")
+def test_real_answers(run: Run, server: Server) -> None:
+    folder = Path(os.environ["VT_EXTRA_RECORDINGS"])
+    for path in [*folder.rglob("intelligence_search/*.json"), *folder.rglob("relationship_page/*.json")]:
+        answer = json.loads(path.read_text(encoding="utf-8"))
+        items = answer["data"] if isinstance(answer["data"], list) else [answer["data"]] if answer["data"] else []
+        server.answer(SEARCH, {"data": [file("f", contacted_urls=answer), *(i for i in items if i["type"] == "file")]})
+        server.answer("/files/f/relationships/contacted_urls", {"data": []})
+        result = run(NAME, "p:5+")
+        assert (result.code, len(result.stdout.splitlines())) == (0, len({item["id"] for item in items}))
+
+
 # ---- Failures
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -44,8 +46,10 @@ def test_every_url_of_every_page_is_a_line(run: Run, server: Server) -> None:
 def test_the_url_is_wherever_virustotal_puts_it(run: Run, server: Server) -> None:
     attributes = {"attributes": {"url": "http://a.example/"}, "context_attributes": None}
     both = {"attributes": {"url": "http://wrong.example/"}, "context_attributes": {"url": "http://b.example/"}}
-    server.answer(SEARCH, collection(url_object(0, **attributes), url_object(1, **both)))
-    assert run("search_to_urls", "entity:url p:3+").stdout.splitlines() == ["http://a.example/", "http://b.example/"]
+    listed = {"context_attributes": {"url": ["http://c.example/"]}}  # seen in a real answer
+    server.answer(SEARCH, collection(url_object(0, **attributes), url_object(1, **both), url_object(2, **listed)))
+    expected = ["http://a.example/", "http://b.example/", "http://c.example/"]
+    assert run("search_to_urls", "entity:url p:3+").stdout.splitlines() == expected
 
 
 def test_an_object_without_a_url_is_named_on_stderr(run: Run, server: Server) -> None:
@@ -170,3 +174,12 @@ def test_files_among_the_urls_are_not_taken_for_urls(run: Run, server: Server) -
     server.answer(SEARCH, collection(file_object(1)))
     result = run("search_to_urls", "entity:url")
     assert (result.code, result.stdout) == (1, "")
+
+
+@pytest.mark.skipif("VT_EXTRA_RECORDINGS" not in os.environ, reason="VT_EXTRA_RECORDINGS names no folder")
+def test_real_answers(run: Run, server: Server) -> None:
+    for path in Path(os.environ["VT_EXTRA_RECORDINGS"]).rglob("intelligence_search/*url*.json"):
+        answer = json.loads(path.read_text(encoding="utf-8"))
+        server.answer(SEARCH, answer)
+        lines = run("search_to_urls", "entity:url", "--limit", len(answer["data"])).stdout.splitlines()
+        assert lines == [item["context_attributes"]["url"][0] for item in answer["data"]]
