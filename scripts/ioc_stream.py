@@ -5,7 +5,6 @@
 # dependencies = [
 #     "aiohttp>=3.13,<4",
 #     "aiolimiter>=1.2,<2",
-#     "rich>=14,<16",
 #     "tenacity>=9.1,<10",
 #     "typer>=0.27,<0.30",
 #     "vt-py>=0.22,<0.23",
@@ -109,8 +108,8 @@ async def pages(
     https://docs.virustotal.com/reference/get-objects-from-the-ioc-stream
     """
     while True:
-        if known:
-            since = datetime.fromtimestamp(max(known.values()) - OVERLAP_SECONDS, UTC)
+        if newest := max(known.values(), default=0):
+            since = datetime.fromtimestamp(newest - OVERLAP_SECONDS, UTC)
         date = f"date:{since:%Y-%m-%dT%H:%M:%S}+ " if since else ""
         async for page in client.pages("/ioc_stream", filter=f"{date}{filter or ''}".strip(), order="date+"):
             yield [item for item in page.objects if add(known, item)]
@@ -132,7 +131,7 @@ async def ioc_stream(
 
 def main(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A JSON Lines file, new or to continue.")
+        Path | None, typer.Option("--output", "-o", help="A JSON Lines file; continued if it exists.")
     ] = None,
     since: Annotated[str | None, typer.Option(help="Where a new file begins, e.g. 7d. [default: all]")] = None,
     filter: Annotated[str | None, typer.Option(help="As in the API: origin:hunting, source_type:collection…")] = None,
@@ -142,9 +141,6 @@ def main(
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
     """Write each page of notifications as it arrives."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     if filter and "date:" in filter:
         raise UsageError("use --since in place of a date: filter")
     known = read_known(output) if output else {}
@@ -156,23 +152,18 @@ def main(
             if follow:
                 client.max_wait = math.inf
             with open_lines(output, append=True) as lines:
-                hidden = lines.isatty() or not sys.stderr.isatty()
-                bar = Progress("{task.completed} notifications", console=Console(stderr=True), disable=hidden)
                 try:
-                    with bar:
-                        task = bar.add_task("")
-                        async for new in pages(client, known, filter=filter, since=start, follow=follow):
-                            write_objects(new[: limit - written] if limit else new, lines, style)
-                            written += len(new)
-                            bar.update(task, completed=written)
-                            if 0 < limit <= written:
-                                break
+                    async for new in pages(client, known, filter=filter, since=start, follow=follow):
+                        new = new[: limit - written] if limit else new
+                        write_objects(new, lines, style)
+                        written += len(new)
+                        if 0 < limit == written:
+                            break
                 except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
                     if isinstance(stopped, BrokenPipeError) or not written:
                         raise
                     error = stopped
-        done = plural(min(written, limit or written), "notification")
-        done += " (run again to continue)" if output and error else ""
+        done = plural(written, "notification") + (" (run again to continue)" if output and error else "")
         return print_summary(done, client.requests, error=error)
 
     return asyncio.run(work())
