@@ -77,11 +77,11 @@ async def search(
     query: str,
     columns: dict[str, str],
     *,
-    limit: int = 100,
-    order: str | None = None,
-    verdicts: bool = False,
-    cursor: str | None = None,
-    apikey: str | None = None,
+    limit: int,
+    order: str | None,
+    verdicts: bool,
+    cursor: str | None,
+    apikey: str | None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> SearchResult:
     """Return up to `limit` objects (0: all), with what the `columns` need. Raises VirusTotalError if there is none.
@@ -106,15 +106,23 @@ async def search(
         return SearchResult(objects, cursor if objects else None, total, client.requests, error)
 
 
-async def search_to_dataframe(query: str, *, column: Iterable[str] = (), **options: Any) -> pd.DataFrame:
+async def search_to_dataframe(
+    query: str,
+    *,
+    limit: int = 100,
+    order: str | None = None,
+    column: Iterable[str] = (),
+    verdicts: bool = False,
+    cursor: str | None = None,
+    apikey: str | None = None,
+) -> pd.DataFrame:
     """Return what a search finds as a table: one row for each object, dates as UTC timestamps.
 
-    `column` is as on the command line, the `options` are those of search: limit=100, order, verdicts, cursor, apikey.
-    If the search ends early, `attrs` says why ("error") and where to continue ("cursor"). Raises UsageError and
-    VirusTotalError.
+    `limit` counts objects (0: all), `column` is as on the command line, `verdicts` adds those of each engine. If the
+    search ends early, `attrs` says why ("error") and where to continue ("cursor"). Raises UsageError, VirusTotalError.
     """
     columns = parse_columns(as_list("column", column))
-    found = await search(query, columns, **options)
+    found = await search(query, columns, limit=limit, order=order, verdicts=verdicts, cursor=cursor, apikey=apikey)
     frame = to_frame(found.objects, columns)
     frame.attrs = {
         "complete": not (found.error or found.cursor),
@@ -168,7 +176,7 @@ def main(
     objects, total = found.objects, found.total
     below = functools.partial(count_values, names=columns or COUNTED)
     error = write_table(objects, columns, outputs, style, raw=raw, below=below)
-    of_total = f" of {total}" if total and total > len(objects) else ""
+    of_total = f" of {total}" if total and found.cursor else ""
     done = f"{len(objects)}{of_total} {plural(len(objects), 'object').partition(' ')[2]}"
     return print_summary(done, found.requests, error=error or found.error, cursor=found.cursor)
 
@@ -860,13 +868,14 @@ def to_cell(value: Any, raw: bool = False) -> Any:
         return value
     text = to_text(value)
     if not raw:
-        text = printable(re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text))
+        formula = r"[\s\"']*[=+\-@＝＋－＠]"
+        text = printable(("'" if re.match(formula, text) else "") + re.sub(f";(?={formula})", ";'", text))
     return shorten(text, 32_767)  # Excel's limit
 
 
 def escape_markdown(value: Any) -> str:
     """Return a value on one line, without markup or links."""
-    text = "" if value is None else shorten(printable(to_text(value)), 4_000)
+    text = "" if value is None else printable(shorten(to_text(value), 4_000))
     return re.sub(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", text, flags=re.IGNORECASE)
 
 
@@ -883,7 +892,7 @@ def select_useful(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[names] if len(names) > 2 else frame.dropna(axis="columns", how="all")
     if {"id", "url"} <= set(frame):  # a URL says more than its hash
         frame = frame.assign(url=frame["url"].astype(object).fillna(frame["id"])).drop(columns="id")
-    long = r"^(popular_threat_classification|last_analysis_stats|gti_assessment)\.|\.value$"
+    long = r"^(popular_threat_classification\.|last_analysis_stats\.|gti_assessment\.|last_http_)|\.value$"
     return frame.rename(columns=lambda name: re.sub(long, "", name))
 
 
@@ -895,7 +904,7 @@ def format_columns(rows: list[list[Any]]) -> str:
         if isinstance(value, datetime):
             return f"{value:%Y-%m-%d %H:%M}"
         parts = value if isinstance(value, list) else [] if value is None else [value]
-        return shorten(printable(", ".join(map(to_text, parts))), 4_000)
+        return printable(shorten(", ".join(map(to_text, parts)), 4_000))
 
     def pad(text: str, width: int) -> str:
         return set_cell_size(text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…", width)
@@ -1056,10 +1065,9 @@ def split_by_type(frame: pd.DataFrame, objects: list[dict[str, Any]]) -> Iterato
     """
     import pandas as pd
 
-    values = [fields(item) for item in objects]
-    identified = [{"id": value.get("value")} | {k: v for k, v in value.items() if v is not None} for value in values]
-    keys = [{name: str(value.get(name, "")) for name in KEYS} for value in identified]
-    if any(key["id"] in ("", "None") for key in keys):
+    values = [{"id": item.get("value")} | fields(item) for item in objects]  # an indicator has no id
+    keys = [{name: str(value.get(name) or "") for name in KEYS} for value in values]
+    if not all(key["id"] for key in keys):
         raise ValueError("a row has no id, by which databases tell rows apart; .csv and .parquet need none")
     types = [str(value.get("type") or "object") for value in values]
     for kind in dict.fromkeys(types):
@@ -1068,8 +1076,9 @@ def split_by_type(frame: pd.DataFrame, objects: list[dict[str, Any]]) -> Iterato
         part = part.loc[:, (part != "").any()]
         names = list(part)
         part = part.join(frame.iloc[numbers].dropna(axis="columns", how="all").drop(columns=KEYS, errors="ignore"))
-        part.columns = make_distinct(part.columns)
-        yield kind, names, part
+        if len(part.columns) > 900:  # sqlite-utils takes 999, MySQL 1,017
+            raise ValueError(f"{len(part.columns)} columns are too many for a database: choose some with --column")
+        yield kind, names, part.set_axis(make_distinct(part.columns), axis="columns")
 
 
 def make_distinct(names: Iterable[str]) -> list[str]:
@@ -1092,14 +1101,13 @@ def update_sqlite(frame: pd.DataFrame, objects: list[dict[str, Any]], path: Path
     """Insert the rows, or update those whose key is there. Raises ValueError for a table without that key."""
     import sqlite_utils
 
+    tables = list(split_by_type(frame, objects))
     with contextlib.closing(sqlite_utils.Database(path)) as database, database.atomic():
-        for kind, keys, part in split_by_type(frame, objects):
+        for kind, keys, part in tables:
             table = database.table(kind)
             primary = table.pks if table.exists() else keys
             if not set(keys) <= set(primary) <= set(KEYS):
                 raise ValueError(f"the table {kind} has the primary key {primary}, not {keys}: name another file")
-            if len(part.columns) > 900:  # sqlite-utils takes 999
-                raise ValueError(f"{len(part.columns)} columns are too many for a database: choose some with --column")
             names, *rows = to_rows(part)
             blank = dict.fromkeys(primary, "")
             records = [blank | dict(zip(names, map(to_stored, row), strict=True)) for row in rows]
@@ -1113,12 +1121,11 @@ def append_to_server(frame: pd.DataFrame, objects: list[dict[str, Any]], url: st
     with connect(url).begin() as connection:
         for kind, _, part in split_by_type(frame, objects):
             inspector = sqlalchemy.inspect(connection)
-            known = (
-                {column["name"] for column in inspector.get_columns(kind)} if inspector.has_table(kind) else set(part)
-            )
-            if lacking := [name for name in part if name not in known]:
-                log(f"the table {kind} lacks these columns, which are left out: {', '.join(lacking)}")
-            part = part.drop(columns=lacking)
+            if inspector.has_table(kind):
+                known = {column["name"] for column in inspector.get_columns(kind)}
+                if lacking := [name for name in part if name not in known]:
+                    log(f"the table {kind} lacks these columns, which are left out: {', '.join(lacking)}")
+                    part = part.drop(columns=lacking)
             for name in part.select_dtypes(["object", "str"]):
                 part[name] = part[name].map(to_stored, na_action="ignore")
             part.to_sql(kind, connection, if_exists="append", index=False)

@@ -528,7 +528,7 @@ JSON = st.recursive(
 )
 OBJECT = st.fixed_dictionaries(
     {
-        "id": st.text("0123456789abcdef", min_size=1, max_size=8) | st.integers(),
+        "id": st.text("0123456789abcdef", min_size=1, max_size=8) | st.integers(1),
         "type": st.sampled_from(["file", "url"]),
     },
     optional={
