@@ -88,8 +88,9 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
         context.get("rule_name"),
         next(filter(None, names), ""),
