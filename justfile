@@ -21,7 +21,7 @@ test *args:
 lint: (test "tests/collection_test.py" "tests/vendor_test.py" "-k" "ruff or type_checker or lib_holds")
 
 # Repeat the crash tests 50 times instead of 5
-soak: (test "-k" "crash or kill")
+soak $VT_TEST_ROUNDS="50": (test "-k" "crash or kill")
 
 # Format the code, and fix what ruff can fix
 format:

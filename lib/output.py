@@ -92,7 +92,7 @@ def describe(item: dict[str, Any]) -> str:
     parts = [
         (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -100,10 +100,11 @@ def describe(item: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+def open_lines(path: Path | None, *, append: bool = False, option: str = "--cursor") -> Iterator[TextIO]:
     """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
 
-    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    A file that exists is refused, unless `append`, for which the user gives `option`: then an incomplete last line is
+    removed, and lines are added.
     Raises UsageError and OSError.
     """
     if path is None:
@@ -114,7 +115,7 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
     try:
         with file:
             yield file
@@ -145,17 +146,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
