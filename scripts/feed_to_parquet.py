@@ -234,7 +234,7 @@ def convert(
             try:
                 import distributed
 
-                logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its tracebacks
+                logging.disable()  # its tracebacks
             except ImportError:
                 raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
             run = stack.enter_context(distributed.Client(scheduler, timeout=10 * SECOND)).get_executor(pure=False).map
@@ -245,7 +245,7 @@ def convert(
         except Exception as error:  # Dask's, such as FutureCancelledError and KilledWorker
             if not scheduler:
                 raise
-            raise OSError(f"the Dask cluster failed: {error}; run it again to continue") from None
+            raise OSError(f"the Dask cluster failed ({type(error).__name__}); run it again to continue") from None
 
 
 def choose_hours(minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str) -> dict[str, list[Path]]:
@@ -253,8 +253,9 @@ def choose_hours(minutes: dict[str, list[Path]], out: Path, columns: list[str], 
     settings = read_settings(out)
     for made in settings.values():
         if (made["columns"], made["where"]) != (columns, where):
-            options = [f"--column={text}" for text in made["columns"]] + [f"--where={made['where']}"]
-            raise UsageError(f"{out} has other columns: name another --out, or use {shlex.join(options)}")
+            options = [f"--column={text}" for text in made["columns"]]
+            options += [f"--where={made['where']}"] if made["where"] else []
+            raise UsageError(f"{out} was made with {shlex.join(options)}: repeat that, or name another --out")
     done = {(hour, minute) for hour, made in settings.items() for minute in made["minutes"]}
     return {h: paths for h, paths in minutes.items() if not {(h, path.name[:12]) for path in paths} <= done}
 
@@ -345,17 +346,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
