@@ -29,73 +29,15 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (lines that are no
 
 from __future__ import annotations
 
-import bz2
-import json
-import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def parse_json(text: str) -> Iterator[Any]:
-    """Yield the JSON values in a text, one after another, as in JSON Lines; None for each line that is not JSON."""
-    decoder, position = json.JSONDecoder(), 0
-    while match := re.compile(r"\s*(?=\S)").match(text, position):
-        try:
-            value, position = decoder.raw_decode(text, match.end())
-            yield value
-        except (ValueError, RecursionError):
-            position = (text.find("\n", match.end()) + 1) or len(text)
-            yield None
-
-
-def unwrap(value: Any) -> Iterator[dict[str, Any] | None]:
-    """Yield the objects in a JSON value: one, a list, or a response of the API. Yield None for anything else."""
-    if isinstance(value, dict) and "data" in value and value.keys() <= {"data", "meta", "links"}:
-        value = value["data"] or []
-    for item in value if isinstance(value, list) else [value]:
-        yield from_vt_cli(item) if isinstance(item, dict) else None
-
-
-def from_vt_cli(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an object of vt-cli's in VirusTotal's form. It has `_id`, `_type` and so on beside the attributes."""
-    if "_id" not in item:
-        return item
-    attributes = {key: value for key, value in item.items() if not key.startswith("_")}
-    return {key[1:]: value for key, value in item.items() if key.startswith("_")} | {"attributes": attributes}
-
-
-def read(name: str) -> str:
-    """Return the text of a file ("-": stdin), which may be compressed. Raises OSError and UsageError."""
-    if name == "-" and sys.stdin.isatty():
-        raise UsageError("name a file, or pipe objects into this script")
-    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    try:
-        if data.startswith(b"BZh"):
-            data = bz2.decompress(data)
-        if data.startswith(b"\x28\xb5\x2f\xfd"):
-            import zstandard
-
-            data = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
-    except Exception as error:  # a damaged file
-        raise UsageError(f"{name}: {error}") from None
-    return data.decode(json.detect_encoding(data), errors="replace")  # PowerShell writes UTF-16
-
-
-def read_objects(names: list[str]) -> tuple[list[dict[str, Any]], int]:
-    """Return the objects in files, and how many lines or items are not objects. Raises OSError and UsageError."""
-    items = [item for name in names for value in parse_json(read(name)) for item in unwrap(value)]
-    objects = [item for item in items if item is not None]
-    if items and not objects:
-        raise UsageError(f"no JSON objects in {', '.join(names)}")
-    return objects, len(items) - len(objects)
 
 
 def objects_to_dataframe(objects: Iterable[dict[str, Any]], column: Iterable[str] = ()) -> pd.DataFrame:
@@ -136,19 +78,23 @@ def main(
 
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
 import asyncio
+import bz2
 import contextlib
 import csv
 import difflib
 import functools
 import io
+import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal, TextIO
 
 
@@ -210,10 +156,11 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -232,17 +179,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -300,6 +253,60 @@ def usage_hint(message: str) -> str:
         near = difflib.get_close_matches(value, choices, n=1)
         return f"{message} Did you mean {near[0]}?" if near else message
     return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+def read_content(name: str) -> str:
+    """Return the text of a file ("-": stdin), which may be compressed. Raises OSError and UsageError."""
+    if name == "-" and sys.stdin.isatty():
+        raise UsageError("name a file, or pipe objects into this script")
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        if data.startswith(b"BZh"):
+            data = bz2.decompress(data)
+        if data.startswith(b"\x28\xb5\x2f\xfd"):
+            import zstandard
+
+            data = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    except Exception as error:  # a damaged file
+        raise UsageError(f"{name}: {error}") from None
+    return data.decode(json.detect_encoding(data), errors="replace")  # PowerShell writes UTF-16
+
+
+def parse_json(text: str) -> Iterator[Any]:
+    """Yield the JSON values in a text, one after another, as in JSON Lines; None for each line that is not JSON."""
+    decoder, position = json.JSONDecoder(), 0
+    while match := re.compile(r"\s*(?=\S)").match(text, position):
+        try:
+            value, position = decoder.raw_decode(text, match.end())
+            yield value
+        except (ValueError, RecursionError):
+            position = (text.find("\n", match.end()) + 1) or len(text)
+            yield None
+
+
+def unwrap(value: Any) -> Iterator[dict[str, Any] | None]:
+    """Yield the objects in a JSON value: one, a list, or a response of the API. Yield None for anything else."""
+    if isinstance(value, dict) and "data" in value and value.keys() <= {"data", "meta", "links"}:
+        value = value["data"] or []
+    for item in value if isinstance(value, list) else [value]:
+        yield from_vt_cli(item) if isinstance(item, dict) else None
+
+
+def from_vt_cli(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of vt-cli's in VirusTotal's form. It has `_id`, `_type` and so on beside the attributes."""
+    if "_id" not in item:
+        return item
+    attributes = {key: value for key, value in item.items() if not key.startswith("_")}
+    return {key[1:]: value for key, value in item.items() if key.startswith("_")} | {"attributes": attributes}
+
+
+def read_objects(names: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
+    """Return the objects in files, and how many lines or items are not objects. Raises OSError and UsageError."""
+    items = [item for name in names for value in parse_json(read_content(name)) for item in unwrap(value)]
+    objects = [item for item in items if item is not None]
+    if items and not objects:
+        raise UsageError(f"no JSON objects in {', '.join(names)}")
+    return objects, len(items) - len(objects)
 
 
 class dictpath:  # noqa: N801 - reads like the module of that name in vt-py's examples
@@ -394,7 +401,7 @@ def fields(item: dict[str, Any]) -> dict[str, Any]:
     """
     attributes, context = item.get("attributes"), item.get("context_attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
-    unused = ("attributes", "links", "relationships") if attributes else ("attributes",)
+    unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
     rest = {key: value for key, value in item.items() if key not in unused}
     if isinstance(context, dict):
         names = ("url", "rule_name", "notification_id", "notification_date")
