@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-HELPERS = ("output", "parse_time", "read_objects", "virustotal", "dictpath", "frame", "yara_rules")
+HELPERS = ("output", "parse_time", "read_objects", "virustotal", "results", "dictpath", "frame", "yara_rules")
 HEADER = "# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.\n"
 
 

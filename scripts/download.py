@@ -35,99 +35,87 @@ import signal
 import sys
 import tempfile
 import zipfile
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyzipper  # type: ignore[import-untyped]
+import pyzipper
 import typer
 
 PASSWORD = "infected"  # noqa: S105 - the convention for malware archives, not a secret
 ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256"}  # by hexadecimal digits
 POLL_SECONDS = 10
+DONE = {"downloaded", "present"}  # else partial (an archive) or failed
 
-Row = dict[str, Any]  # id (hash or archive), status (downloaded, present, failed), path and error (or None)
+Row = dict[str, Any]  # id (hash or archive), status, path and error (or None)
 
 
-def read_hashes(arguments: Iterable[str], lines: Iterable[str] = (), name: str = "-") -> list[str]:
-    """Return the hashes of the arguments and of a list, in lower case, each once.
+def read_hashes(lines: Iterable[str], where: str) -> list[str]:
+    """Return the hash at the start of each line, in lower case. Raises UsageError with `where` and the line's number."""
+    hashes = []
+    for number, line in enumerate(lines, 1):
+        for word in line.partition("#")[0].split()[:1]:  # a comment; and sha256sum prints a name after the hash
+            if len(word) not in ALGORITHMS or not re.fullmatch("[0-9a-fA-F]+", word):
+                raise UsageError(f"{where} {number}: {word[:80]} is not an MD5, SHA-1 or SHA-256")
+            hashes.append(word.lower())
+    return hashes
 
-    The first word of a line counts, so that the output of sha256sum is a list, and # starts a comment.
-    Raises UsageError, after printing each entry that is no hash with its line number.
+
+def sample_path(out: Path, wanted: str, raw: bool) -> Path:
+    """Return where a sample is saved."""
+    return out / (wanted if raw else f"{wanted}.zip")
+
+
+def archive_path(out: Path, hashes: list[str]) -> Path:
+    """Return where an archive of these samples is saved. The name depends on the hashes, but not on their order."""
+    return out / f"samples-{hashlib.sha256(' '.join(sorted(hashes)).encode()).hexdigest()[:16]}.zip"
+
+
+def check_hash(sample: Path) -> None:
+    """Raise VirusTotalError if the file's content does not have the hash that is its name."""
+    with open(sample, "rb") as file:
+        if hashlib.file_digest(file, ALGORITHMS[len(sample.name)]).hexdigest() != sample.name:
+            raise VirusTotalError("WrongContent", "what arrived has another hash")
+
+
+def encrypt(sample: Path, to: Path) -> None:
+    """Write an AES zip of the file."""
+    with pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as archive:
+        archive.setpassword(PASSWORD.encode())
+        archive.write(sample, sample.name)
+
+
+async def fetch_sample(client: VirusTotal, wanted: str, *, to: Path, raw: bool = False) -> None:
+    """Download one sample, check its hash, and save it in a zip, or as it is. Raises VirusTotalError and OSError.
+
+    https://docs.virustotal.com/reference/files-download
     """
-    entries = [(f"argument {number}", text) for number, text in enumerate(arguments, 1)]
-    entries += [(f"{name}, line {number}", line) for number, line in enumerate(lines, 1)]
-    words = [(where, word) for where, text in entries for word in text.partition("#")[0].split()[:1]]
-    bad = [
-        (where, word) for where, word in words if not re.fullmatch("[0-9a-fA-F]+", word) or len(word) not in ALGORITHMS
-    ]
-    for where, word in bad:
-        log(f"{where}: {word[:80]} is not an MD5, SHA-1 or SHA-256")
-    if bad or not words:
-        raise UsageError(
-            "nothing was requested: correct the list" if bad else "no hashes: give some, or a list with --file"
-        )
-    return list(dict.fromkeys(word.lower() for _, word in words))
-
-
-def has_hash(path: Path, wanted: str) -> bool:
-    """Return whether the file's content has this MD5, SHA-1 or SHA-256."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, ALGORITHMS[len(wanted)]).hexdigest() == wanted
-
-
-def encrypt(sample: Path) -> Path:
-    """Return an AES zip of the file, beside it."""
-    archive = sample.with_name(f"{sample.name}.zip")
-    with pyzipper.AESZipFile(archive, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as file:
-        file.setpassword(PASSWORD.encode())
-        file.write(sample, sample.name)
-    return archive
-
-
-async def save_sample(client: VirusTotal, wanted: str, out: Path, *, raw: bool = False) -> Row:
-    """Download one sample, check its hash, and save it, unless its file exists.
-
-    Raises OSError, and VirusTotalError if every other download would fail, too.
-    """
-    path = out / (wanted if raw else f"{wanted}.zip")
-    row = {"id": wanted, "status": "present", "path": str(path), "error": None}
-    if path.exists():
-        return row
-    try:
-        # The plain sample exists only in here, while it is checked and encrypted.
-        with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:
-            sample = Path(folder) / wanted
-            await client.download("/files/{}/download", wanted, to=sample)
-            if not await asyncio.to_thread(has_hash, sample, wanted):
-                return row | {"status": "failed", "path": None, "error": "the content that arrived has another hash"}
-            (sample if raw else await asyncio.to_thread(encrypt, sample)).replace(path)
-    except VirusTotalError as error:
-        if error.status in (401, 403, 429) or not client.connected:
-            raise
-        return row | {"status": "failed", "path": None, "error": str(error)}
-    return row | {"status": "downloaded"}
+    # The plain sample exists only in here, while it is checked and encrypted.
+    with tempfile.TemporaryDirectory(prefix=".", dir=to.parent) as folder:
+        sample = Path(folder) / wanted
+        await client.download("/files/{}/download", wanted, to=sample)
+        await asyncio.to_thread(check_hash, sample)
+        await asyncio.to_thread(sample.replace if raw else partial(encrypt, sample), to)
 
 
 async def download(
     client: VirusTotal, hashes: list[str], out: Path, *, raw: bool = False, jobs: int = 4
 ) -> AsyncIterator[Row]:
-    """Yield a row for each sample as it is saved in the directory `out`, `jobs` at a time; see save_sample.
+    """Yield a row for each sample as it is saved in the directory `out`, `jobs` at a time.
 
     If every other download would fail, finish what runs (it has cost quota), and raise the VirusTotalError.
-    https://docs.virustotal.com/reference/files-download
     """
     out.mkdir(parents=True, exist_ok=True)
-    slots, stop = asyncio.Semaphore(jobs), None
+    slots, errors = asyncio.Semaphore(jobs), list[VirusTotalError]()
 
     async def work(wanted: str) -> Row | None:
-        nonlocal stop
+        path, fetch = sample_path(out, wanted, raw), partial(fetch_sample, client, wanted, raw=raw)
         async with slots:
             try:
-                return None if stop else await save_sample(client, wanted, out, raw=raw)
+                return None if errors else await save_file(client, {"id": wanted}, path, fetch)
             except VirusTotalError as error:
-                stop = error
+                errors.append(error)
                 return None
 
     tasks = [asyncio.create_task(work(wanted)) for wanted in as_list("hashes", hashes)]
@@ -138,113 +126,86 @@ async def download(
     finally:
         for task in tasks:
             task.cancel()
-    if stop:
-        raise stop
+    if errors:
+        raise errors[0]
 
 
-async def start_archive(client: VirusTotal, hashes: list[str]) -> str:
-    """Ask VirusTotal for one archive of these files, and return its id. Raises VirusTotalError."""
-    request = {"data": {"password": PASSWORD, "hashes": hashes}}
-    try:
+async def build_archive(client: VirusTotal, hashes: list[str], archive: str | None = None) -> str:
+    """Let VirusTotal build an archive, or wait for the one with the id `archive`. Return the id when it is finished.
+
+    Raises VirusTotalError. https://docs.virustotal.com/reference/zip-files
+    """
+    if archive is None:
+        request = {"data": {"password": PASSWORD, "hashes": hashes}}
         response = await client.post_async("/intelligence/zip_files", json_data=request)
-        return (await client._response_to_json(response))["data"]["id"]
-    except VirusTotalError as error:
-        if client.connected and (error.status == 0 or error.status >= 500):
-            log("VirusTotal may be building an archive whose id was lost; the same command requests another one")
-        raise
-
-
-def count_missing(archive: Path, hashes: list[str]) -> str | None:
-    """Return how many files an archive lacks, as a sentence, or None. Raises VirusTotalError if it is no zip."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            missing = len(hashes) - len(file.namelist())
-    except zipfile.BadZipFile:
-        raise VirusTotalError("InvalidResponse", "the archive is not a zip; is a proxy in the way?") from None
-    return f"VirusTotal does not have {plural(missing, 'file')} of them" if missing > 0 else None
+        archive = str((await client._response_to_json(response))["data"]["id"])
+    log(f"waiting for archive {archive}; if you interrupt this, continue with --archive {archive}")
+    while True:
+        status = (await client.get_data_async("/intelligence/zip_files/{}", archive))["attributes"]["status"]
+        if status == "finished":
+            return archive
+        if status not in ("starting", "creating"):
+            raise VirusTotalError("ArchiveError", f"archive {archive} ended with status {status}")
+        await asyncio.sleep(POLL_SECONDS * SECOND)
 
 
 async def download_archive(
     client: VirusTotal, hashes: list[str], out: Path, archive: str | None = None
 ) -> AsyncIterator[Row]:
-    """Let VirusTotal build one archive (or follow the job `archive`), save it, and yield its row.
+    """Save one archive of all samples in the directory `out`, unless it exists, and yield its row; see build_archive.
 
-    The file's name depends on the hashes alone. Raises VirusTotalError and OSError; then there is no file.
-    https://docs.virustotal.com/reference/zip-files
+    Raises VirusTotalError and OSError; then there is no file.
     """
-    digest = hashlib.sha256(" ".join(sorted(as_list("hashes", hashes))).encode()).hexdigest()
-    path = out / f"samples-{digest[:16]}.zip"
-    row = {"id": archive, "status": "present", "path": str(path)}
+    out.mkdir(parents=True, exist_ok=True)
+    path = archive_path(out, as_list("hashes", hashes))
+    row = {"id": archive, "status": "present", "path": str(path), "error": None}
     if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        row |= {"id": archive or await start_archive(client, hashes), "status": "downloaded"}
-        log(f"waiting for archive {row['id']}; if you interrupt this, continue with --archive {row['id']}")
-        while True:
-            job = await client.get_data_async("/intelligence/zip_files/{}", row["id"])
-            status = job["attributes"]["status"]
-            if status not in ("starting", "creating"):
-                break
-            await asyncio.sleep(POLL_SECONDS * SECOND)
-        if status != "finished":
-            raise VirusTotalError("ArchiveError", f"VirusTotal ended archive {row['id']} with status {status}")
+        row |= {"id": await build_archive(client, hashes, archive), "status": "downloaded"}
         with atomic_write(path) as part:
             await client.download("/intelligence/zip_files/{}/download", row["id"], to=part)
-            count_missing(part, hashes)
-    yield row | {"error": count_missing(path, hashes)}
+            if not zipfile.is_zipfile(part):
+                raise VirusTotalError("InvalidResponse", "the archive is not a zip; is a proxy in the way?")
+    missing = len(hashes) - len(zipfile.ZipFile(path).namelist())
+    if missing > 0:
+        row |= {"status": "partial", "error": f"VirusTotal does not have {plural(missing, 'file')} of them"}
+    yield row
 
 
-def as_text(row: Row) -> str:
-    """Return a row as a line: status, the file or else what was requested, and the error if there is one."""
-    return "\t".join(printable(cell) for cell in (row["status"], row["path"] or row["id"], row["error"]) if cell)
-
-
-async def write_rows(rows: AsyncIterator[Row], client: VirusTotal, style: Format | None) -> int:
-    """Print each row as it arrives, then the summary, and return the exit code.
-
-    Raises the error of the first row: nothing was done then.
-    """
-    counts: Counter[str] = Counter()
-    error: BaseException | str | None = None
-    try:
-        async for row in rows:
-            counts[row["status"]] += 1
-            print(json.dumps(row) if style is Format.jsonl else as_text(row), flush=True)
-            error = error or (row["error"] and "some samples are missing; the same command retries")
-    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-        if isinstance(stopped, BrokenPipeError) or not counts:
-            raise
-        error = stopped
-    done = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return print_summary(done, client.requests, error=error)
+def as_result(row: Row, style: Format | None) -> tuple[str, str]:
+    """Return a row's status and its line: JSON, or the status, the file or else what was requested, and any error."""
+    cells = (row["status"], row["path"] or row["id"], row["error"])
+    text = "\t".join(printable(cell) for cell in cells if cell)
+    return row["status"], json.dumps(row) if style is Format.jsonl else text
 
 
 def main(
     hashes: Annotated[list[str] | None, typer.Argument(help="MD5, SHA-1 or SHA-256.")] = None,
-    listed: Annotated[
+    file: Annotated[
         typer.FileText | None,
-        typer.Option("--file", encoding="utf-8-sig", errors="replace", help="A list, one hash per line; -: stdin."),
+        typer.Option(encoding="utf-8-sig", errors="replace", help="A list, one hash per line; -: stdin."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The directory.")] = Path("samples"),
     raw: Annotated[bool, typer.Option("--raw", help="Save the plain sample, not a zip. Be careful.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Downloads at the same time.")] = 4,
-    zipped: Annotated[bool, typer.Option("--zip", help="One archive of all, built by VirusTotal.")] = False,
+    one_zip: Annotated[bool, typer.Option("--zip", help="One archive of all, built by VirusTotal.")] = False,
     archive: Annotated[str | None, typer.Option(help="Continue an interrupted --zip: the archive's id.")] = None,
     style: Annotated[Format | None, typer.Option("--format", help="What is printed. [default: text]")] = None,
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
     """Download the samples, or one archive of them."""
-    wanted = read_hashes(hashes or [], listed or [], getattr(listed, "name", ""))
-    zipped = zipped or archive is not None
-    if zipped and raw:
+    wanted = list(dict.fromkeys(read_hashes(hashes or [], "argument") + read_hashes(file or [], "line")))
+    if not wanted:
+        raise UsageError("no hashes: give some, or a list with --file")
+    if raw and (one_zip or archive):
         raise UsageError("--raw does not go with --zip: VirusTotal encrypts the archive")
 
     async def work() -> int:
         async with VirusTotal(apikey) as client:
-            if zipped:
+            if one_zip or archive:
                 rows = download_archive(client, wanted, out, archive)
             else:
                 rows = download(client, wanted, out, raw=raw, jobs=jobs)
-            return await write_rows(rows, client, style)
+            return await write_results((as_result(row, style) async for row in rows), client, DONE)
 
     return asyncio.run(work())
 
@@ -263,9 +224,10 @@ import shlex
 import time
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import aiohttp
 import aiohttp.base_protocol
@@ -328,17 +290,23 @@ class Format(StrEnum):
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -402,15 +370,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -500,7 +474,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -518,8 +492,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -552,13 +526,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -691,6 +666,63 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+FATAL_STATUSES = (401, 403, 429)  # a refused key, a missing privilege, an exhausted quota
+
+
+def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ...] = FATAL_STATUSES) -> bool:
+    """Return whether every other request would fail, too: for one of these statuses, and where there is no network."""
+    return error.status in statuses or not client.connected
+
+
+async def save_file(
+    client: VirusTotal,
+    item: dict[str, Any],
+    path: Path,
+    fetch: Callable[..., Awaitable[None]],
+    statuses: tuple[int, ...] = FATAL_STATUSES,
+) -> dict[str, Any]:
+    """Save a file, unless it exists, and return `item` with status (present, downloaded, failed), path and error.
+
+    `fetch(to=PATH)` writes the file to a temporary path. Raises OSError, and VirusTotalError if it is_fatal.
+    """
+    row = item | {"status": "present", "path": str(path), "error": None}
+    if path.exists():
+        return row
+    try:
+        with atomic_write(path) as part:
+            await fetch(to=part)
+    except VirusTotalError as error:
+        if is_fatal(client, error, statuses):
+            raise
+        return row | {"status": "failed", "path": None, "error": str(error)}
+    return row | {"status": "downloaded"}
+
+
+async def write_results(
+    results: AsyncIterator[tuple[str, str]], client: VirusTotal, complete: set[str], file: TextIO | None = None
+) -> int:
+    """Write each result's line to `file` (None: stdout) as it arrives, print the summary, return the exit code.
+
+    `results` yields a status and a line. The exit code is 3 if a status is not in `complete`. Raises the error of the
+    first result: nothing was written then.
+    """
+    counts: Counter[str] = Counter()
+    error: BaseException | None = None
+    try:
+        async for status, line in results:
+            counts[status] += 1
+            print(line, file=file, flush=True)
+    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+        if isinstance(stopped, BrokenPipeError) or not counts:
+            raise
+        error = stopped
+    done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
+    hint = "run the same command again for the rest"
+    if error:
+        return print_summary(f"{done} ({hint})", client.requests, error=error)
+    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
 
 
 # [[[end]]]

@@ -34,22 +34,22 @@ import re
 import signal
 import sys
 import urllib.parse
-from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 # The attribute of a report that says whether there is one: https://docs.virustotal.com/reference/file-behaviour-summary
 KINDS = {"pcap": "has_pcap", "evtx": "has_evtx", "html": "has_html_report", "memdump": "has_memdump"}
+DONE = {"listed", "downloaded", "present"}  # else failed
 
 
 def parse_id(text: str) -> str:
     """Return a file's hash, or a report's id (SHA256_SANDBOX), with the hash in lower case. Raises UsageError."""
     digest, underscore, sandbox = text.strip().partition("_")
-    sizes = "{64}" if underscore else "{32}|{40}|{64}"
-    if not re.fullmatch("|".join(f"[0-9a-fA-F]{size}" for size in sizes.split("|")), digest) or text.endswith("_"):
+    if not re.fullmatch("([0-9a-f]{32}|[0-9a-f]{40})|[0-9a-f]{64}(_.+)?", text.strip(), re.IGNORECASE):
         raise UsageError(f"{text} is not a hash, nor the id of a report such as SHA256_Zenbox")
     return digest.lower() + underscore + sandbox
 
@@ -62,34 +62,21 @@ def parse_kinds(text: str) -> list[str]:
     return kinds
 
 
-def available(report: dict[str, Any]) -> list[str]:
-    """Return the kinds of artifacts that a report has."""
-    return [kind for kind, attribute in KINDS.items() if (report.get("attributes") or {}).get(attribute)]
-
-
-def is_from(report: dict[str, Any], sandbox: str | None) -> bool:
-    """Return whether the report's sandbox has this in its name (None: any)."""
-    name = (report.get("attributes") or {}).get("sandbox_name") or report["id"].partition("_")[2]
-    return sandbox is None or sandbox.lower() in name.lower()
-
-
 def artifact_path(out: Path, report_id: str, kind: str) -> Path:
     """Return where an artifact is saved. Ids contain spaces, and might contain slashes."""
     return out / f"{urllib.parse.quote(report_id, safe='')}.{kind}"
 
 
-def is_fatal(client: VirusTotal, error: VirusTotalError) -> bool:
-    """Return whether every other request would fail, too. A 403 may concern one kind: memory dumps need a licence."""
-    return error.status in (401, 429) or not client.connected
+def available(report: dict[str, Any]) -> list[str]:
+    """Return the kinds of artifacts that a report has."""
+    return [kind for kind, attribute in KINDS.items() if (report.get("attributes") or {}).get(attribute)]
 
 
-async def list_reports(
-    client: VirusTotal, ids: list[str], *, sandbox: str | None = None
-) -> AsyncIterator[dict[str, Any]]:
+async def list_reports(client: VirusTotal, ids: list[str], *, sandbox: str = "") -> AsyncIterator[dict[str, Any]]:
     """Yield the sandbox reports (file_behaviour objects) of files, and those with these ids.
 
-    One that VirusTotal does not have, or that fails, is an item with `error`. Raises VirusTotalError if all would fail.
-    https://docs.virustotal.com/reference/file-behaviour-summary
+    `sandbox` is a part of a sandbox's name. What VirusTotal does not have, or what fails, is an item with `error`.
+    Raises VirusTotalError if all would fail. https://docs.virustotal.com/reference/file-behaviour-summary
     """
     for wanted in as_list("ids", ids):
         try:
@@ -98,7 +85,7 @@ async def list_reports(
                 continue
             async for page in client.pages("/files/{}/behaviours", wanted):
                 for report in page.objects:
-                    if is_from(report, sandbox):
+                    if sandbox.lower() in report["id"].partition("_")[2].lower():
                         yield report
         except VirusTotalError as error:
             if is_fatal(client, error):
@@ -106,81 +93,46 @@ async def list_reports(
             yield {"type": "file_behaviour", "id": wanted, "error": {"code": error.code, "message": error.message}}
 
 
-async def save_artifact(client: VirusTotal, report_id: str, kind: str, out: Path) -> dict[str, Any]:
-    """Download one artifact, unless its file exists. Return a row: id, kind, status, path, error.
-
-    The status is downloaded, present or failed. Raises OSError, and VirusTotalError if every other would fail, too.
-    """
-    path = artifact_path(out, report_id, kind)
-    row = {"id": report_id, "kind": kind, "status": "present", "path": str(path), "error": None}
-    if path.exists():
-        return row
-    try:
-        with atomic_write(path) as part:
-            await client.download("/file_behaviours/{}/{}", report_id, kind, to=part)
-    except VirusTotalError as error:
-        if is_fatal(client, error):
-            raise
-        return row | {"status": "failed", "path": None, "error": str(error)}
-    return row | {"status": "downloaded"}
-
-
 async def save_artifacts(
-    client: VirusTotal, ids: list[str], kinds: list[str], out: Path, *, sandbox: str | None = None
+    client: VirusTotal, ids: list[str], kinds: list[str], out: Path, *, sandbox: str = ""
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield a row for each artifact of these kinds that the reports have; see save_artifact.
+    """Save the artifacts of these kinds in the directory `out`, and yield a row for each: id, kind and save_file's.
 
     A file or a report that VirusTotal does not have is a failed row without a kind.
     """
+    kinds = as_list("kinds", kinds)
     out.mkdir(parents=True, exist_ok=True)
     async for report in list_reports(client, ids, sandbox=sandbox):
+        report_id = report["id"]
         if error := report.get("error"):
-            error = f"{error['code']}: {error['message']}"
-            yield {"id": report["id"], "kind": None, "status": "failed", "path": None, "error": error}
-        for kind in available(report):
-            if kind in as_list("kinds", kinds):
-                yield await save_artifact(client, report["id"], kind, out)
+            failed = {"status": "failed", "path": None, "error": f"{error['code']}: {error['message']}"}
+            yield {"id": report_id, "kind": None} | failed
+        for kind in (kind for kind in available(report) if kind in kinds):
+            path = artifact_path(out, report_id, kind)
+            fetch = partial(client.download, "/file_behaviours/{}/{}", report_id, kind)
+            # Not 403, which may concern one kind: an HTML report needs no privilege, a memory dump does.
+            yield await save_file(client, {"id": report_id, "kind": kind}, path, fetch, statuses=(401, 429))
 
 
-def as_text(item: dict[str, Any]) -> str:
-    """Return the line for a report (id, kinds it has) or for a row of save_artifacts (status, path or what failed)."""
-    error = item.get("error")
-    if "status" in item:
-        cells = [item["status"], item["path"] or f"{item['id']} {item['kind'] or ''}", error]
-    else:
-        cells = [
-            item["id"],
-            ",".join(available(item)) or "-",
-            f"{error['code']}: {error['message']}" if error else None,
-        ]
-    return "\t".join(printable(cell) for cell in cells if cell)
+def as_result(item: dict[str, Any], style: Format) -> tuple[str, str]:
+    """Return the status and the line of a report or a row: JSON, or tab-separated text.
 
-
-async def write_items(items: AsyncIterator[dict[str, Any]], client: VirusTotal, file: TextIO, style: Format) -> int:
-    """Write a line for each item as it arrives, print the summary and return the exit code.
-
-    Raises the error of the first item: nothing was written then.
+    A report's text is its id and the kinds it has, a row's its status and path, or what failed; both with the error.
     """
-    counts: Counter[str] = Counter()
-    error: BaseException | str | None = None
-    try:
-        async for item in items:
-            counts["failed" if item.get("error") else item.get("status", "listed")] += 1
-            print(as_text(item) if style is Format.text else json.dumps(item), file=file, flush=True)
-    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-        if isinstance(stopped, BrokenPipeError) or not counts:
-            raise
-        error = stopped
-    if counts["failed"] and not error:
-        error = "run the same command again to retry"
-    done = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    return print_summary(done or "nothing found", client.requests, error=error)
+    error = item.get("error")
+    status = item.get("status") or ("failed" if error else "listed")
+    if "status" in item:
+        cells = [status, item["path"] or f"{item['id']} {item['kind'] or ''}", error]
+    else:
+        cells = [item["id"], ",".join(available(item)) or "-", error and f"{error['code']}: {error['message']}"]
+    text = "\t".join(printable(cell) for cell in cells if cell)
+    return status, json.dumps(item) if style is Format.jsonl else text
 
 
 def main(
     ids: Annotated[list[str], typer.Argument(help="MD5, SHA-1 or SHA-256 of files, or ids of reports.")],
     kind: Annotated[str | None, typer.Option(help="What to download: a list of pcap, evtx, html, memdump.")] = None,
-    sandbox: Annotated[str | None, typer.Option(help="Only sandboxes with this in their name: CAPE.")] = None,
+    sandbox: Annotated[str, typer.Option(help="Only sandboxes with this in their name: CAPE.")] = "",
     out: Annotated[Path, typer.Option(help="The directory for what is downloaded.")] = Path("artifacts"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON Lines file instead of stdout.")] = None,
     style: Annotated[Format | None, typer.Option("--format", help="[default: text on a terminal, else jsonl]")] = None,
@@ -188,18 +140,18 @@ def main(
 ) -> int:
     """List the reports, or download from them."""
     wanted = list(dict.fromkeys(map(parse_id, ids)))
-    kinds = parse_kinds(kind) if kind is not None else None
+    kinds = parse_kinds(kind) if kind is not None else []
     if output and output.exists():
         raise UsageError(f"{output} exists: name another file")
 
     async def work() -> int:
-        async with VirusTotal(apikey) as client:
-            if kinds is None:
+        with open_lines(output) as file:
+            chosen = style or (Format.text if file.isatty() else Format.jsonl)
+            async with VirusTotal(apikey) as client:
                 items = list_reports(client, wanted, sandbox=sandbox)
-            else:
-                items = save_artifacts(client, wanted, kinds, out, sandbox=sandbox)
-            with open_lines(output) as file:
-                return await write_items(items, client, file, style or (Format.text if file.isatty() else Format.jsonl))
+                if kinds:
+                    items = save_artifacts(client, wanted, kinds, out, sandbox=sandbox)
+                return await write_results((as_result(item, chosen) async for item in items), client, DONE, file)
 
     return asyncio.run(work())
 
@@ -218,9 +170,10 @@ import random
 import shlex
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import aiohttp
 import aiohttp.base_protocol
@@ -283,10 +236,11 @@ class Format(StrEnum):
 
 
 @contextlib.contextmanager
-def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+def open_lines(path: Path | None, *, append: bool = False, option: str = "--cursor") -> Iterator[TextIO]:
     """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
 
-    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    A file that exists is refused, unless `append`, for which the user gives `option`: then an incomplete last line is
+    removed, and lines are added.
     Raises UsageError and OSError.
     """
     if path is None:
@@ -297,7 +251,7 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
     try:
         with file:
             yield file
@@ -317,17 +271,23 @@ def remove_incomplete_line(path: Path) -> None:
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -391,15 +351,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -489,7 +455,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -507,8 +473,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -541,13 +507,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -680,6 +647,63 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+FATAL_STATUSES = (401, 403, 429)  # a refused key, a missing privilege, an exhausted quota
+
+
+def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ...] = FATAL_STATUSES) -> bool:
+    """Return whether every other request would fail, too: for one of these statuses, and where there is no network."""
+    return error.status in statuses or not client.connected
+
+
+async def save_file(
+    client: VirusTotal,
+    item: dict[str, Any],
+    path: Path,
+    fetch: Callable[..., Awaitable[None]],
+    statuses: tuple[int, ...] = FATAL_STATUSES,
+) -> dict[str, Any]:
+    """Save a file, unless it exists, and return `item` with status (present, downloaded, failed), path and error.
+
+    `fetch(to=PATH)` writes the file to a temporary path. Raises OSError, and VirusTotalError if it is_fatal.
+    """
+    row = item | {"status": "present", "path": str(path), "error": None}
+    if path.exists():
+        return row
+    try:
+        with atomic_write(path) as part:
+            await fetch(to=part)
+    except VirusTotalError as error:
+        if is_fatal(client, error, statuses):
+            raise
+        return row | {"status": "failed", "path": None, "error": str(error)}
+    return row | {"status": "downloaded"}
+
+
+async def write_results(
+    results: AsyncIterator[tuple[str, str]], client: VirusTotal, complete: set[str], file: TextIO | None = None
+) -> int:
+    """Write each result's line to `file` (None: stdout) as it arrives, print the summary, return the exit code.
+
+    `results` yields a status and a line. The exit code is 3 if a status is not in `complete`. Raises the error of the
+    first result: nothing was written then.
+    """
+    counts: Counter[str] = Counter()
+    error: BaseException | None = None
+    try:
+        async for status, line in results:
+            counts[status] += 1
+            print(line, file=file, flush=True)
+    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+        if isinstance(stopped, BrokenPipeError) or not counts:
+            raise
+        error = stopped
+    done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
+    hint = "run the same command again for the rest"
+    if error:
+        return print_summary(f"{done} ({hint})", client.requests, error=error)
+    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
 
 
 # [[[end]]]

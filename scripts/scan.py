@@ -35,13 +35,12 @@ import re
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import aiohttp
-import pyzipper  # type: ignore[import-untyped]
+import pyzipper
 import rich.console
 import rich.markup
 import rich.progress
@@ -55,17 +54,20 @@ Item = dict[str, Any]  # an object as VirusTotal sent it, or one with `error`
 
 
 class Target(NamedTuple):
-    """What to scan: the argument, the file's path (None for a URL), and the path of its report below /api/v3."""
+    """What to scan: the argument, where and as what VirusTotal knows it, a zip's password, and if it is known."""
 
     name: str
-    path: Path | None
-    report: str
+    api: str  # "" or /private, which comes before the path
+    kind: str  # files or urls
+    id: str
+    password: str | None = None
+    known: bool = False
 
 
 def content_hash(path: Path, password: str | None) -> str:
     """Return the SHA-256 of what VirusTotal will analyse: the file, or with a password the only file in that zip.
 
-    Raises UsageError, and OSError.
+    Raises UsageError and OSError.
     """
     if password is None:
         with open(path, "rb") as file:
@@ -79,16 +81,14 @@ def content_hash(path: Path, password: str | None) -> str:
         raise UsageError(f"{path} is not a zip of one file that the --password opens") from None
 
 
-def parse_target(text: str, password: str | None = None) -> Target:
+def parse_target(text: str, *, password: str | None = None, private: bool = False) -> Target:
     """Return the file or the URL to scan. Raises UsageError, and OSError for a file that cannot be read."""
+    api = "/private" if private else ""
     if re.match("https?://", text, re.IGNORECASE):
-        return Target(text, None, f"/urls/{vt.url_id(text)}")
-    path = Path(text)
-    if path.is_dir():
-        raise UsageError(f"{text} is a directory: name the files, so that nothing is published by accident")
-    if not path.exists():
-        raise UsageError(f"{text} does not exist, and is not a URL that starts with http:// or https://")
-    return Target(text, path, f"/files/{content_hash(path, password)}")
+        return Target(text, api, "urls", vt.url_id(text))
+    if not Path(text).is_file():
+        raise UsageError(f"{text} is not a file, nor a URL that starts with http:// or https://")
+    return Target(text, api, "files", content_hash(Path(text), password), password)
 
 
 def parse_duration(text: str) -> int:
@@ -98,46 +98,44 @@ def parse_duration(text: str) -> int:
     raise UsageError(f"{text} is not a duration: expected one such as 90s, 30m or 2h")
 
 
-async def attempt(call: Awaitable[Item]) -> Item:
-    """Return the object that a call returns, or an item with `error`, as VirusTotal's collections have them.
-
-    Raises VirusTotalError for a refused key or an exhausted quota: every other call would fail, too.
-    """
+async def attempt(client: VirusTotal, call: Awaitable[Item]) -> Item:
+    """Return the object that a call returns, or an item with `error`. Raises VirusTotalError if it is_fatal."""
     try:
         return await call
     except VirusTotalError as error:
-        if error.status in (401, 403, 429):
+        if is_fatal(client, error):
             raise
         return {"error": {"code": error.code, "message": error.message}}
 
 
-async def upload(client: VirusTotal, path: Path, prefix: str, password: str | None) -> vt.ClientResponse:
+async def upload(client: VirusTotal, target: Target) -> vt.ClientResponse:
     """Send a file, with a progress bar on a terminal. Raises VirusTotalError and OSError.
 
     https://docs.virustotal.com/reference/files-scan
     """
-    large = path.stat().st_size > DIRECT_BYTES
-    url = await client.get_data_async(f"{prefix}/files/upload_url") if large else f"{prefix}/files"
+    path, url = Path(target.name), f"{target.api}/files"
+    if path.stat().st_size > DIRECT_BYTES:
+        url = await client.get_data_async(f"{url}/upload_url")
     name = re.sub(r'["\\]', "_", printable(path.name))  # it becomes a quoted string in a header
     console = rich.console.Console(stderr=True)
     bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
     # As bytes, because aiohttp fails on a path that is not UTF-8.
     with bar, bar.open(bytes(path), "rb", description=rich.markup.escape(name)) as file:
         # Quoting would change the name that VirusTotal shows (a%20b).
-        form = aiohttp.FormData({"password": password} if password else {}, quote_fields=False)
+        form = aiohttp.FormData({"password": target.password} if target.password else {}, quote_fields=False)
         form.add_field("file", file, filename=name, content_type="application/octet-stream")
         return await client.post_async(url, data=form)
 
 
-async def submit(client: VirusTotal, target: Target, prefix: str, password: str | None, *, known: bool) -> Item:
+async def submit(client: VirusTotal, target: Target) -> Item:
     """Request an analysis of a target, and return its descriptor. Nothing is sent twice. Raises VirusTotalError."""
     try:
-        if target.path is None:
-            response = await client.post_async(f"{prefix}/urls", data=aiohttp.FormData({"url": target.name}))
-        elif known:
-            response = await client.post_async(f"{prefix}{target.report}/analyse")
+        if target.kind == "urls":
+            response = await client.post_async(f"{target.api}/urls", data=aiohttp.FormData({"url": target.name}))
+        elif target.known:
+            response = await client.post_async(f"{target.api}/files/{{}}/analyse", target.id)
         else:
-            response = await upload(client, target.path, prefix, password)
+            response = await upload(client, target)
         return (await client._response_to_json(response))["data"]
     except VirusTotalError as error:
         if error.status == 0 or error.status >= 500:
@@ -145,19 +143,28 @@ async def submit(client: VirusTotal, target: Target, prefix: str, password: str 
         raise
 
 
-async def follow(client: VirusTotal, analyses: list[str], prefix: str, wait: float) -> AsyncIterator[tuple[str, Item]]:
-    """Yield the id and the analysis when it is completed, or when `wait` seconds are over."""
-    deadline = time.monotonic() + wait * SECOND
+async def follow(client: VirusTotal, target: Target, analysis: str, deadline: float) -> Item:
+    """Return an analysis when it is completed, or as it is at the deadline. Raises VirusTotalError."""
     while True:
-        late = time.monotonic() >= deadline
-        for analysis in list(analyses):
-            answer = await attempt(client.get_data_async(f"{prefix}/analyses/{{}}", analysis))
-            if late or "error" in answer or answer["attributes"]["status"] == "completed":
-                analyses.remove(analysis)
-                yield analysis, answer
-        if not analyses:
-            return
+        item = await client.get_data_async(f"{target.api}/analyses/{{}}", analysis)
+        if item["attributes"]["status"] == "completed" or time.monotonic() >= deadline:
+            return item
         await asyncio.sleep(POLL_SECONDS * SECOND)
+
+
+async def submit_all(client: VirusTotal, targets: list[Target], wait: float) -> AsyncIterator[tuple[Target, Item]]:
+    """Submit all targets, and yield each with its analysis: queued, or with `wait` seconds, as it is at their end."""
+    queued = []
+    for target in targets:
+        item = await attempt(client, submit(client, target))
+        if "error" in item or not wait:
+            yield target, item
+        else:
+            log(f"{target.name}: analysis {item['id']}")
+            queued.append((target, item["id"]))
+    deadline = time.monotonic() + wait * SECOND
+    for target, analysis in queued:
+        yield target, await attempt(client, follow(client, target, analysis, deadline))
 
 
 async def scan(
@@ -166,79 +173,49 @@ async def scan(
     confirm: Callable[[list[str]], bool],
     *,
     wait: float = 0,
-    password: str | None = None,
-    private: bool = False,
     rescan: bool = False,
 ) -> AsyncIterator[tuple[Target, Item]]:
     """Yield each target with the report VirusTotal has, or with its new analysis, completed within `wait` seconds.
 
-    `confirm` is asked, with the names, before targets become public. Raises VirusTotalError if everything would fail.
+    `confirm` is asked, with the names, before unknown targets are sent. Raises VirusTotalError if all would fail.
     """
-    prefix = "/private" if private else ""
-    todo: dict[Target, bool] = {}  # whether VirusTotal knows it
+    todo = []
     for target in targets:
-        report = await attempt(client.get_data_async(prefix + target.report))
-        unknown = report.get("error", {}).get("code") == "NotFoundError"
-        if unknown or (rescan and "error" not in report):
-            todo[target] = not unknown
+        report = await attempt(client, client.get_data_async(f"{target.api}/{target.kind}/{{}}", target.id))
+        known = "error" not in report
+        if (known and rescan) or (not known and report["error"]["code"] == "NotFoundError"):
+            todo.append(target._replace(known=known))
         else:
             yield target, report
-    names = [target.name for target, known in todo.items() if not known]
-    if names and not private and not confirm(names):
+    unknown = [target.name for target in todo if not target.known]
+    if unknown and not confirm(unknown):
         for target in todo:
             yield target, {"error": {"code": "Declined", "message": "not submitted"}}
         return
-    queued: dict[str, Target] = {}
-    for target, known in todo.items():
-        answer = await attempt(submit(client, target, prefix, password, known=known))
-        if "error" in answer or not wait:
-            yield target, answer
-        else:
-            log(f"{target.name}: analysis {answer['id']}")
-            queued[answer["id"]] = target
-    async for analysis, answer in follow(client, list(queued), prefix, wait):
-        yield queued[analysis], answer
+    async for target, item in submit_all(client, todo, wait):
+        yield target, item
 
 
 def status_of(item: Item) -> str:
-    """Return known (a report), failed, or an analysis' status: queued, in-progress or completed."""
-    if "analysis" not in item.get("type", ""):
-        return "failed" if "error" in item else "known"
-    return str((item.get("attributes") or {}).get("status", "queued"))
+    """Return failed, known (a report), or the status of an analysis: queued, in-progress or completed."""
+    if "error" in item:
+        return "failed"
+    return item.get("attributes", {}).get("status", "queued") if "analysis" in item["type"] else "known"
 
 
-def as_text(target: Target, item: Item) -> str:
-    """Return a line: status, detections (12/70), id (of an analysis until it is completed), input, and an error."""
-    attributes, error = item.get("attributes") or {}, item.get("error")
-    stats = attributes.get("stats") or attributes.get("last_analysis_stats") or {}
-    verdict = f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else attributes.get("threat_verdict", "-")
-    status, report_id = status_of(item), target.report.rpartition("/")[2]
-    cells = [status, verdict, report_id if status == "completed" else item.get("id", report_id), target.name]
-    return "\t".join(map(printable, cells + ([f"{error['code']}: {error['message']}"] if error else [])))
+def as_result(target: Target, item: Item, style: Format | None) -> tuple[str, str]:
+    """Return the status and the line of an item: JSON, or status, detections, id, input and any error.
 
-
-async def write_items(
-    items: AsyncIterator[tuple[Target, Item]], client: VirusTotal, style: Format | None, complete: set[str]
-) -> int:
-    """Print each item as it arrives, then the summary, and return the exit code: 3 if a status is not in `complete`.
-
-    Raises the error of the first item: nothing was printed then.
+    Until an analysis is completed, the id is its own, with which it can be requested.
     """
-    counts: Counter[str] = Counter()
-    error: BaseException | str | None = None
-    try:
-        async for target, item in items:
-            counts[status_of(item)] += 1
-            line = json.dumps(item | {"scan": target.name}) if style is Format.jsonl else as_text(target, item)
-            print(line, flush=True)
-    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-        if isinstance(stopped, BrokenPipeError) or not counts:
-            raise
-        error = stopped
-    if counts.keys() - complete:
-        error = error or "run the same command again later"
-    done = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return print_summary(done, client.requests, error=error)
+    attributes, error = item.get("attributes") or {}, item.get("error")
+    status = status_of(item)
+    stats = attributes.get("stats") or attributes.get("last_analysis_stats")
+    verdict = f"{stats['malicious']}/{sum(stats.values())}" if stats else attributes.get("threat_verdict", "-")
+    item_id = target.id if status == "completed" else item.get("id", target.id)
+    cells = [status, verdict, item_id, target.name, error and f"{error['code']}: {error['message']}"]
+    text = "\t".join(printable(cell) for cell in cells if cell)
+    return status, json.dumps(item | {"scan": target.name}) if style is Format.jsonl else text
 
 
 def ask(names: list[str]) -> bool:
@@ -256,9 +233,7 @@ def main(
     inputs: Annotated[list[str], typer.Argument(metavar="PATH_OR_URL", help="Files, and URLs with http(s)://.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdicts of new analyses.")] = False,
     timeout: Annotated[str, typer.Option(help="How long to --wait: 90s, 30m, 2h.")] = "30m",
-    password: Annotated[
-        str | None, typer.Option(help="The files are zips of one file each, with this password.")
-    ] = None,
+    password: Annotated[str | None, typer.Option(help="Each file is a zip of one file, with this password.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Use private scanning: nothing becomes public.")] = False,
     rescan: Annotated[bool, typer.Option("--rescan", help="Analyse again what VirusTotal knows.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Publish without asking.")] = False,
@@ -267,16 +242,17 @@ def main(
 ) -> int:
     """Look up, submit, and wait."""
     seconds = parse_duration(timeout) if wait else 0
-    targets = {target.report: target for target in (parse_target(text, password) for text in inputs)}
+    targets = [parse_target(text, password=password, private=private) for text in inputs]
+    targets = list({target.id: target for target in targets}.values())
     if not (yes or private or sys.stdin.isatty()):
         raise UsageError("an upload is public: agree with --yes, as there is no terminal to ask on")
-    confirm = (lambda _: True) if yes else ask
+    confirm = (lambda _: True) if yes or private else ask
 
     async def work() -> int:
         async with VirusTotal(apikey, timeout=300) as client:  # a large upload takes minutes to be answered
-            options: dict[str, Any] = {"password": password, "private": private, "rescan": rescan}
-            items = scan(client, list(targets.values()), confirm, wait=seconds, **options)
-            return await write_items(items, client, style, {"known", "completed", "" if wait else "queued"})
+            items = scan(client, targets, confirm, wait=seconds, rescan=rescan)
+            results = (as_result(target, item, style) async for target, item in items)
+            return await write_results(results, client, {"known", "completed" if wait else "queued"})
 
     return asyncio.run(work())
 
@@ -294,7 +270,9 @@ import random
 import shlex
 import tomllib
 import urllib.parse
+from collections import Counter
 from enum import StrEnum
+from typing import TextIO
 
 import aiohttp.base_protocol
 import aiolimiter
@@ -337,17 +315,23 @@ class Format(StrEnum):
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -411,15 +395,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -509,7 +499,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -527,8 +517,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -561,13 +551,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -700,6 +691,39 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+FATAL_STATUSES = (401, 403, 429)  # a refused key, a missing privilege, an exhausted quota
+
+
+def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ...] = FATAL_STATUSES) -> bool:
+    """Return whether every other request would fail, too: for one of these statuses, and where there is no network."""
+    return error.status in statuses or not client.connected
+
+
+async def write_results(
+    results: AsyncIterator[tuple[str, str]], client: VirusTotal, complete: set[str], file: TextIO | None = None
+) -> int:
+    """Write each result's line to `file` (None: stdout) as it arrives, print the summary, return the exit code.
+
+    `results` yields a status and a line. The exit code is 3 if a status is not in `complete`. Raises the error of the
+    first result: nothing was written then.
+    """
+    counts: Counter[str] = Counter()
+    error: BaseException | None = None
+    try:
+        async for status, line in results:
+            counts[status] += 1
+            print(line, file=file, flush=True)
+    except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+        if isinstance(stopped, BrokenPipeError) or not counts:
+            raise
+        error = stopped
+    done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
+    hint = "run the same command again for the rest"
+    if error:
+        return print_summary(f"{done} ({hint})", client.requests, error=error)
+    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
 
 
 # [[[end]]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pyzipper  # type: ignore[import-untyped]
+import pyzipper
 from aiohttp import web
 from conftest import KEY, TRANSIENT, Handler, Run, Server, body, error, html, redirect, reset, start, truncated
 
@@ -123,7 +123,7 @@ def test_wrong_usage_requests_nothing(run: Run, server: Server, args: list[str])
 
 def test_a_bad_entry_is_named_with_its_line(run: Run) -> None:
     Path("bad.txt").write_text(f"{SHA256[0]}\n\nabc\n")
-    assert "bad.txt, line 3: abc" in run("download", "--file", "bad.txt").stderr
+    assert "line 3: abc" in run("download", "--file", "bad.txt").stderr
 
 
 def test_jsonl_is_a_row_for_each_hash(run: Run) -> None:

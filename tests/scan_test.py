@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-import pyzipper  # type: ignore[import-untyped]
+import pyzipper
 import vt
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
