@@ -76,7 +76,7 @@ def fields(item: dict[str, Any]) -> dict[str, Any]:
     """
     attributes, context = item.get("attributes"), item.get("context_attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
-    unused = ("attributes", "links", "relationships") if attributes else ("attributes",)
+    unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
     rest = {key: value for key, value in item.items() if key not in unused}
     if isinstance(context, dict):
         names = ("url", "rule_name", "notification_id", "notification_date")

@@ -272,10 +272,11 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -294,17 +295,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -368,15 +375,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -466,7 +479,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -484,8 +497,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -518,13 +531,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -751,7 +765,7 @@ def fields(item: dict[str, Any]) -> dict[str, Any]:
     """
     attributes, context = item.get("attributes"), item.get("context_attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
-    unused = ("attributes", "links", "relationships") if attributes else ("attributes",)
+    unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
     rest = {key: value for key, value in item.items() if key not in unused}
     if isinstance(context, dict):
         names = ("url", "rule_name", "notification_id", "notification_date")
