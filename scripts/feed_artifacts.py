@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import bz2
+import contextlib
 import hashlib
 import io
 import json
@@ -44,7 +45,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -200,7 +201,9 @@ def write_index(folder: Path, kinds: list[str], rows: list[Row]) -> None:
         part.write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-async def fetch_artifacts(client: VirusTotal, minute: Path, kinds: list[str], *, jobs: int = 8) -> AsyncIterator[Row]:
+async def fetch_artifacts(
+    client: VirusTotal, minute: Path, kinds: list[str], *, jobs: int = 8
+) -> AsyncGenerator[Row, None]:
     """Yield a row for each link of a minute as it is saved, `jobs` at a time. When nothing failed, write index.json.
 
     If every other link would fail, finish what runs, and raise the VirusTotalError or OSError.
@@ -273,13 +276,14 @@ async def fetch_all(client: VirusTotal, minutes: list[Path], kinds: list[str], j
 
     console, failures = Console(stderr=True), 0
     for minute in track(minutes, "minutes", console=console, disable=not console.is_terminal):
-        async for row in fetch_artifacts(client, minute, kinds, jobs=jobs):
-            counts[row["status"]] += 1
-            failures = failures + 1 if row["status"] == "failed" else 0
-            if row["error"]:
-                log(f"{minute.name[:12]}: {row['status']}: {row['name']}: {row['error']}")
-            if failures == MAX_FAILURES:
-                raise VirusTotalError("TooManyFailures", f"{failures} links in a row failed")
+        async with contextlib.aclosing(fetch_artifacts(client, minute, kinds, jobs=jobs)) as rows:
+            async for row in rows:
+                counts[row["status"]] += 1
+                failures = failures + 1 if row["status"] == "failed" else 0
+                if failures:
+                    log(f"{minute.name[:12]}: {row['name']} failed: {row['error']}")
+                if failures == MAX_FAILURES:
+                    raise VirusTotalError("TooManyFailures", f"{failures} links in a row failed")
 
 
 def main(
@@ -305,8 +309,9 @@ def main(
                 error = stopped
         if not error and counts["failed"]:
             error = f"{plural(counts['failed'], 'failure')}; run it again to continue"
-        done = f"{plural(counts['saved'], 'file')} saved, {counts['present']} already there, {counts['gone']} gone"
-        return print_summary(f"{plural(len(todo), 'minute')}: {done}", client.requests, error=error)
+        done = f"{plural(len(todo), 'minute')}: {plural(counts['saved'], 'file')} saved, "
+        done += f"{counts['present']} already there, {counts['gone']} not available"
+        return print_summary(done, client.requests, error=error)
 
     return asyncio.run(work())
 
@@ -315,7 +320,6 @@ def main(
 
 
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
-import contextlib
 import difflib
 import email.utils
 import math
@@ -324,7 +328,7 @@ import random
 import shlex
 import tomllib
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 import aiohttp
 import aiohttp.base_protocol

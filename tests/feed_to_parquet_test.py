@@ -317,7 +317,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     with (
         pytest.MonkeyPatch.context() as patch,
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(folder), silence_logs=50
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", local_directory=str(folder), silence_logs=50
         ) as running,
     ):
         patch.chdir(folder)
