@@ -214,6 +214,9 @@ def fetch(dump: Dump, minutes: list[datetime], max_requests: float, cores: Cores
     Errors come back in the result, because exceptions that a script defines cannot be sent from a Dask worker.
     """
 
+    if len(minutes) == 1 and dump.has(minutes[0]):
+        return Result("saved", counts=Counter(present=1))  # by a worker that died before it could tell
+
     async def work() -> Result:
         async with VirusTotal(dump.apikey, host=dump.host) as client:
             client.max_requests = max_requests
@@ -244,8 +247,8 @@ class StoppedError(Exception):
 class Run:
     """A dump in progress. Each task has a client of its own, so VT_RATE and VT_MAX_REQUESTS are applied here.
 
-    `counts` has the numbers of minutes, lines, bytes, requests and minutes already there. `lacking` has the minutes that
-    are missing, expired, not yet published or failed. `error` is what ended the run early.
+    `counts` has the numbers of minutes, lines, bytes and requests, and of minutes already there (present). `lacking`
+    has the minutes that are missing, expired, not yet published, or failed. `error` is what ended the run early.
     """
 
     def __init__(self, dump: Dump, executor: Executor, jobs: int, cores: Cores, follow: bool = False) -> None:
@@ -348,7 +351,7 @@ class Run:
         elif status == "missing":
             self.lacking["expired" if age > RETENTION else "missing"].add(minute)
         elif status != "saved":
-            self.lacking["not yet" if status == "not yet" else "failed"].add(minute)
+            self.lacking["not published yet" if status == "not yet" else "failed"].add(minute)
             if status != "not yet":
                 log(f"{minute:%Y%m%d%H%M} failed: {result.message}")
             if self.follow:
@@ -360,9 +363,7 @@ class Run:
         count = self.counts
         text = f"{plural(count['minutes'], 'minute')} ({plural(count['lines'], 'line')}, {count['bytes'] / 1e6:.1f} MB)"
         text += f", {count['present']} already there"
-        for status in ("missing", "expired"):
-            text += f", {status}: {name(self.lacking[status])}" if self.lacking[status] else ""
-        return text
+        return text + "".join(f", {len(minutes)} {status}" for status, minutes in self.lacking.items() if minutes)
 
 
 @contextlib.contextmanager
@@ -462,10 +463,14 @@ def name(minutes: Iterable[datetime]) -> str:
 
 
 def summarize(run: Run) -> int:
-    """Print the summary and return the exit code. One or two missing minutes in a row are normal."""
+    """Print which minutes are lacking and the summary; return the exit code. One or two missing in a row are normal."""
+    for status, minutes in run.lacking.items():
+        if minutes:
+            log(f"{status}: {name(minutes)}")
     problems = [str(run.error) or "interrupted"] if run.error else []
-    for status, text in {"failed": "failed", "not yet": "not published yet"}.items():
-        problems += [f"{text}: {name(run.lacking[status])}"] if run.lacking[status] else []
+    problems += (
+        ["not all minutes could be downloaded"] if run.lacking["failed"] | run.lacking["not published yet"] else []
+    )
     if any(len(minutes) > 2 for minutes in group(run.lacking["missing"])):
         problems.append("three or more minutes in a row are missing")
     error = f"{'; '.join(problems)}; run it again to continue" if problems else None
@@ -684,15 +689,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -782,7 +793,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -800,8 +811,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -834,13 +845,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""

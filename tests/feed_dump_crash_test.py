@@ -184,12 +184,3 @@ def test_a_dask_run_whose_scheduler_dies_ends(server: Server, cluster: Cluster, 
     assert "scheduler" in stderr
     there = {name: unpack(content) for name, content in files(tmp_path / "files").items()}
     assert there == {layout(minute): lines(minute) for minute in NAMES if layout(minute) in there}
-
-
-def test_a_dask_worker_without_a_key_says_so(server: Server, cluster: Cluster, tmp_path: Path) -> None:
-    cluster.start("worker", cluster.address, "--nthreads", "1", "--no-nanny")
-    args = ("files", *span(NAMES), "--scheduler", cluster.address)
-    process = start("feed_dump", *args, tmp_path=tmp_path, server=server, VT_API_KEY="")
-    _, stderr = process.communicate(timeout=30)
-    assert (process.returncode, server.seen) == (2, [])
-    assert stderr.splitlines()[-1].startswith("error: no API key")

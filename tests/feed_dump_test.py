@@ -138,7 +138,7 @@ def test_a_damaged_package_is_never_published(run: Run, server: Server, damage: 
     args = ("feed_dump", "files", *span(names), "--format", suffix)
     result = run(*args, VT_MAX_WAIT="0.01")
     assert (result.code, set(files("files"))) == (3, {layout(names[0], suffix), layout(names[2], suffix)})
-    assert f"failed: {names[1]}" in result.last_line
+    assert f"failed: {names[1]}" in result.stderr
     assert not list(Path("files").glob(".parts-*"))
     server.seen.clear()
     server.answer(f"/feeds/files/{names[1]}", body(GOOD))
@@ -187,7 +187,7 @@ def test_minutes_that_virustotal_lacks_are_listed_and_requested_again(
         server.answer(f"/feeds/files/{names[number]}", MISSING)
     result = run("feed_dump", "files", *span(names))
     assert (result.code, len(files("files")), len(server.seen)) == (code, 8 - len(gap), 8)
-    assert f"missing: {names[gap[0]]}" in result.last_line
+    assert f"missing: {names[gap[0]]}" in result.stderr
     publish(server, names)
     again = run("feed_dump", "files", *span(names))
     assert (again.code, len(files("files")), len(server.seen)) == (0, 8, 8 + len(gap))
@@ -199,7 +199,7 @@ def test_a_minute_that_is_not_published_yet_is_incomplete(run: Run, server: Serv
     server.answer(f"/feeds/files/{names[3]}", error(400, "NotAvailableYetError"))
     result = run("feed_dump", "files", *span(names))
     assert (result.code, len(files("files"))) == (3, 3)
-    assert f"not published yet: {names[3]}" in result.last_line
+    assert f"not published yet: {names[3]}" in result.stderr
 
 
 def test_a_range_far_in_the_future_ends_soon(run: Run, server: Server) -> None:
