@@ -52,7 +52,7 @@ Row = dict[str, Any]  # id (hash or archive), status, path and error (or None)
 
 
 def read_hashes(lines: Iterable[str], where: str) -> list[str]:
-    """Return the hash at the start of each line, in lower case. Raises UsageError with `where` and the line's number."""
+    """Return the hash at the start of each line, in lower case. Raises UsageError: `where` and the line number."""
     hashes = []
     for number, line in enumerate(lines, 1):
         for word in line.partition("#")[0].split()[:1]:  # a comment; and sha256sum prints a name after the hash
@@ -80,10 +80,14 @@ def check_hash(sample: Path) -> None:
 
 
 def encrypt(sample: Path, to: Path) -> None:
-    """Write an AES zip of the file."""
-    with pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as archive:
+    """Write an AES zip of the file. Raises OSError."""
+    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
+    try:
         archive.setpassword(PASSWORD.encode())
         archive.write(sample, sample.name)
+        archive.close()
+    finally:
+        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
 
 
 async def fetch_sample(client: VirusTotal, wanted: str, *, to: Path, raw: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import signal
 import time
 import zipfile
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import pyzipper
 from aiohttp import web
-from conftest import KEY, TRANSIENT, Handler, Run, Server, body, error, html, redirect, reset, start, truncated
+from conftest import KEY, TRANSIENT, Handler, Run, Server, body, error, html, load, redirect, reset, start, truncated
 
 SAMPLES = [f"MZ made up, number {number}".encode() * 1000 for number in range(3)]
 SHA256 = [hashlib.sha256(sample).hexdigest() for sample in SAMPLES]
@@ -48,6 +49,19 @@ def content(path: Path) -> bytes:
 
 def files(folder: str = "samples") -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    sample = tmp_path / "sample"
+    sample.write_bytes(os.urandom(1 << 20))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            load("download").encrypt(sample, tmp_path / "zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_sample_arrives_in_an_encrypted_zip(run: Run, server: Server, storage: Server) -> None:
