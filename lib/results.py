@@ -37,6 +37,7 @@ async def save_file(
     row = item | {"status": "present", "path": str(path), "error": None}
     if path.exists():
         return row
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as part:
             await fetch(to=part)

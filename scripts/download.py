@@ -80,7 +80,7 @@ def check_hash(sample: Path) -> None:
 
 
 def encrypt(sample: Path, to: Path) -> None:
-    """Write an AES zip of the file. Raises OSError."""
+    """Write an AES zip of the file at the path `to`. Raises OSError."""
     archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
     try:
         archive.setpassword(PASSWORD.encode())
@@ -110,7 +110,6 @@ async def download(
 
     If every other download would fail, finish what runs (it has cost quota), and raise the VirusTotalError.
     """
-    out.mkdir(parents=True, exist_ok=True)
     slots, errors = asyncio.Semaphore(jobs), list[VirusTotalError]()
 
     async def work(wanted: str) -> Row | None:
@@ -694,6 +693,7 @@ async def save_file(
     row = item | {"status": "present", "path": str(path), "error": None}
     if path.exists():
         return row
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as part:
             await fetch(to=part)

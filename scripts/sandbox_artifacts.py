@@ -35,7 +35,7 @@ import re
 import signal
 import sys
 import urllib.parse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +50,7 @@ DONE = {"listed", "downloaded", "present"}  # else failed
 def parse_id(text: str) -> str:
     """Return a file's hash, or a report's id (SHA256_SANDBOX), with the hash in lower case. Raises UsageError."""
     digest, underscore, sandbox = text.strip().partition("_")
-    if not re.fullmatch("([0-9a-f]{32}|[0-9a-f]{40})|[0-9a-f]{64}(_.+)?", text.strip(), re.IGNORECASE):
+    if not re.fullmatch("[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}(_.+)?", text.strip(), re.IGNORECASE):
         raise UsageError(f"{text} is not a hash, nor the id of a report such as SHA256_Zenbox")
     return digest.lower() + underscore + sandbox
 
@@ -68,9 +68,10 @@ def artifact_path(out: Path, report_id: str, kind: str) -> Path:
     return out / f"{urllib.parse.quote(report_id, safe='')}.{kind}"
 
 
-def available(report: dict[str, Any]) -> list[str]:
-    """Return the kinds of artifacts that a report has."""
-    return [kind for kind, attribute in KINDS.items() if (report.get("attributes") or {}).get(attribute)]
+def available(report: dict[str, Any], wanted: Container[str] = KINDS) -> list[str]:
+    """Return those of the wanted kinds of artifacts that a report has."""
+    attributes = report.get("attributes") or {}
+    return [kind for kind, attribute in KINDS.items() if kind in wanted and attributes.get(attribute)]
 
 
 async def list_reports(client: VirusTotal, ids: list[str], *, sandbox: str = "") -> AsyncIterator[dict[str, Any]]:
@@ -101,14 +102,13 @@ async def save_artifacts(
 
     A file or a report that VirusTotal does not have is a failed row without a kind.
     """
-    kinds = as_list("kinds", kinds)
-    out.mkdir(parents=True, exist_ok=True)
+    wanted = set(as_list("kinds", kinds))
     async for report in list_reports(client, ids, sandbox=sandbox):
         report_id = report["id"]
         if error := report.get("error"):
             failed = {"status": "failed", "path": None, "error": f"{error['code']}: {error['message']}"}
             yield {"id": report_id, "kind": None} | failed
-        for kind in (kind for kind in available(report) if kind in kinds):
+        for kind in available(report, wanted):
             path = artifact_path(out, report_id, kind)
             fetch = partial(client.download, "/file_behaviours/{}/{}", report_id, kind)
             # Not 403, which may concern one kind: an HTML report needs no privilege, a memory dump does.
@@ -672,6 +672,7 @@ async def save_file(
     row = item | {"status": "present", "path": str(path), "error": None}
     if path.exists():
         return row
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as part:
             await fetch(to=part)

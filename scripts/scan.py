@@ -200,7 +200,8 @@ def status_of(item: Item) -> str:
     """Return failed, known (a report), or the status of an analysis: queued, in-progress or completed."""
     if "error" in item:
         return "failed"
-    return item.get("attributes", {}).get("status", "queued") if "analysis" in item["type"] else "known"
+    is_analysis = item["type"] in ("analysis", "private_analysis")
+    return item.get("attributes", {}).get("status", "queued") if is_analysis else "known"
 
 
 def as_result(target: Target, item: Item, style: Format | None) -> tuple[str, str]:
@@ -208,10 +209,9 @@ def as_result(target: Target, item: Item, style: Format | None) -> tuple[str, st
 
     Until an analysis is completed, the id is its own, with which it can be requested.
     """
-    attributes, error = item.get("attributes") or {}, item.get("error")
-    status = status_of(item)
+    attributes, error, status = item.get("attributes") or {}, item.get("error"), status_of(item)
     stats = attributes.get("stats") or attributes.get("last_analysis_stats")
-    verdict = f"{stats['malicious']}/{sum(stats.values())}" if stats else attributes.get("threat_verdict", "-")
+    verdict = f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else attributes.get("threat_verdict", "-")
     item_id = target.id if status == "completed" else item.get("id", target.id)
     cells = [status, verdict, item_id, target.name, error and f"{error['code']}: {error['message']}"]
     text = "\t".join(printable(cell) for cell in cells if cell)

@@ -107,7 +107,7 @@ def failing(status: int) -> Any:
 
 
 def test_a_file_is_saved_once(tmp_path: Path) -> None:
-    path = tmp_path / "file"
+    path = tmp_path / "new" / "folder" / "file"
     saved = {"id": 1, "path": str(path), "error": None}
     assert asyncio.run(save_file(CLIENT, {"id": 1}, path, fetch)) == saved | {"status": "downloaded"}
     assert path.read_bytes() == b"content"
