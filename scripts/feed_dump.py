@@ -32,7 +32,9 @@ from __future__ import annotations
 import asyncio
 import bz2
 import contextlib
+import functools
 import heapq
+import logging
 import os
 import re
 import shutil
@@ -43,8 +45,8 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -233,6 +235,9 @@ def fetch(dump: Dump, minutes: list[datetime], max_requests: float, cores: Cores
         return Result("stop", str(error), 2)
 
 
+Fetcher = Callable[[Dump, list[datetime], float], Result]
+
+
 # ---- The run: which minutes, how many at a time, what became of them
 
 
@@ -251,8 +256,9 @@ class Run:
     has the minutes that are missing, expired, not yet published, or failed. `error` is what ended the run early.
     """
 
-    def __init__(self, dump: Dump, executor: Executor, jobs: int, cores: Cores, follow: bool = False) -> None:
-        self.dump, self.executor, self.jobs, self.cores, self.follow = dump, executor, jobs, cores, follow
+    def __init__(self, dump: Dump, fetcher: Fetcher, jobs: int, follow: bool = False) -> None:
+        self.dump, self.fetcher, self.jobs, self.follow = dump, fetcher, jobs, follow
+        self.executor = ThreadPoolExecutor(jobs)
         self.counts: Counter[str] = Counter()
         self.lacking: defaultdict[str, set[datetime]] = defaultdict(set)
         self.error: BaseException | None = None
@@ -307,7 +313,7 @@ class Run:
                 raise StoppedError(f"VT_MAX_REQUESTS: {self.max_requests:.0f} requests are spent", 4)
             self.collect()
         share = max(1, left // self.jobs)  # more than one, because a task may have to retry
-        self.pending[self.executor.submit(fetch, self.dump, minutes, share, self.cores)] = minutes, share
+        self.pending[self.executor.submit(self.fetcher, self.dump, minutes, share)] = minutes, share
         time.sleep(self.interval)
 
     def requests_left(self) -> float:
@@ -320,13 +326,7 @@ class Run:
             time.sleep(SECOND)  # a follower waits for the next minute
         for future in wait(self.pending, timeout=SECOND, return_when=FIRST_COMPLETED).done:
             minutes, _ = self.pending.pop(future)
-            try:
-                result = future.result()
-            except CancelledError:
-                raise StoppedError("the Dask scheduler is gone", 1) from None
-            except Exception as error:  # of Dask: a worker lacks a package, or crashed
-                result = Result("failed", f"{type(error).__name__}: {error}")
-            self.record(minutes, result)
+            self.record(minutes, future.result())
 
     def record(self, minutes: list[datetime], result: Result) -> None:
         """Count what was saved, and note what was not. Raises StoppedError if that ends the run."""
@@ -366,24 +366,41 @@ class Run:
         return text + "".join(f", {len(minutes)} {status}" for status, minutes in self.lacking.items() if minutes)
 
 
-@contextlib.contextmanager
-def open_executor(scheduler: str, jobs: int) -> Iterator[Executor]:
-    """Open a pool of threads, or the workers of a Dask cluster. Leaving it does not wait for tasks."""
-    if scheduler:
-        try:
-            import distributed
-
-            executor: Executor = distributed.Client(scheduler, timeout=10).get_executor(pure=False)
-        except ImportError:
-            raise UsageError("--scheduler needs Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py") from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--scheduler {scheduler}: {error}") from None
-    else:
-        executor = ThreadPoolExecutor(jobs)
+def connect_to_dask(scheduler: str) -> Any:
+    """Return a client of a Dask scheduler. Raises UsageError."""
     try:
-        yield executor
-    finally:
-        executor.shutdown(wait=False)
+        import distributed
+    except ImportError:
+        raise UsageError("--scheduler needs Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py") from None
+    for logger in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log tracebacks when a scheduler dies
+    try:
+        return distributed.Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--scheduler {scheduler}: {error}") from None
+
+
+@contextlib.contextmanager
+def open_fetcher(scheduler: str) -> Iterator[Fetcher]:
+    """Yield a function that fetches a minute in the thread that calls it, or on a worker of a Dask cluster."""
+    if not scheduler:
+        # More threads than cores that decompress at once evict each other's caches: three times the CPU time.
+        cores = threading.BoundedSemaphore(os.cpu_count() or 1)
+        yield functools.partial(fetch, cores=cores)
+        return
+    cluster = connect_to_dask(scheduler)
+
+    # Not Dask's get_executor: its futures never end if the scheduler dies, and fail if a worker dies after its task.
+    def fetch_on_worker(*args: Any) -> Result:
+        try:
+            return cluster.submit(fetch, *args, contextlib.nullcontext(), pure=False).result()
+        except Exception as error:
+            if cluster.status != "running":
+                return Result("stop", "the Dask scheduler is gone", 1)
+            return Result("failed", f"{type(error).__name__}: {error}")
+
+    with cluster:
+        yield fetch_on_worker
 
 
 @contextlib.contextmanager
@@ -426,20 +443,17 @@ def dump_feed(
     With `follow` and no `stop`, only what ends it makes it return, such as Ctrl-C: see `error` of the run.
     """
     first, end = limit_range(start, stop, follow)
-    cpus = os.cpu_count() or 1
     # An archive takes some 2 GB of disk. 64 tasks keep 32 Dask workers busy.
-    jobs = jobs or (64 if scheduler else cpus if hourly else 4 * cpus)
-    # More threads than cores that decompress at once evict each other's caches: three times the CPU time.
-    cores: Cores = contextlib.nullcontext() if scheduler else threading.BoundedSemaphore(cpus)
+    jobs = jobs or (64 if scheduler else (1 if hourly else 4) * (os.cpu_count() or 1))
     out = (out or Path(feed)).resolve()
-    with open_directory(out, feed) as parts, open_executor(scheduler, jobs) as executor:
-        dump = Dump(feed, out, compression, parts, os.environ.get("VT_HOST"), apikey)
-        run = Run(dump, executor, jobs, cores, follow)
+    with open_directory(out, feed) as parts, open_fetcher(scheduler) as fetcher:
+        run = Run(Dump(feed, out, compression, parts, os.environ.get("VT_HOST"), apikey), fetcher, jobs, follow)
         try:
             run.run(first, end, hourly)
         except (StoppedError, KeyboardInterrupt) as error:
             run.error = error
             run.counts["requests"] += len(run.pending)  # at least
+        run.executor.shutdown(wait=False)
     return run
 
 
@@ -532,7 +546,7 @@ def main(
         feed.value, parse_time(start), parse_time(stop) if stop else None, out=out, compression=compression.value,
         follow=follow, hourly=hourly, jobs=jobs, scheduler=scheduler, apikey=apikey,
     )  # fmt: skip
-    if getattr(run.error, "exit_code", 0) == 2 and run.error:
+    if run.error and getattr(run.error, "exit_code", 0) == 2 and not run.counts["minutes"]:
         raise run.error
     return summarize(run)
 
@@ -549,7 +563,7 @@ import random
 import shlex
 import tomllib
 import urllib.parse
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import aiohttp
@@ -598,17 +612,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
