@@ -41,9 +41,6 @@ from typing import Annotated, Any, NamedTuple
 
 import aiohttp
 import pyzipper
-import rich.console
-import rich.markup
-import rich.progress
 import typer
 import vt
 
@@ -113,14 +110,17 @@ async def upload(client: VirusTotal, target: Target) -> vt.ClientResponse:
 
     https://docs.virustotal.com/reference/files-scan
     """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
     path, url = Path(target.name), f"{target.api}/files"
     if path.stat().st_size > DIRECT_BYTES:
         url = await client.get_data_async(f"{url}/upload_url")
     name = re.sub(r'["\\]', "_", printable(path.name))  # it becomes a quoted string in a header
-    console = rich.console.Console(stderr=True)
-    bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     # As bytes, because aiohttp fails on a path that is not UTF-8.
-    with bar, bar.open(bytes(path), "rb", description=rich.markup.escape(name)) as file:
+    with bar, bar.open(bytes(path), "rb", description=escape(name)) as file:
         # Quoting would change the name that VirusTotal shows (a%20b).
         form = aiohttp.FormData({"password": target.password} if target.password else {}, quote_fields=False)
         form.add_field("file", file, filename=name, content_type="application/octet-stream")
