@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-HELPERS = ("output", "parse_time", "read_objects", "virustotal", "results", "dictpath", "frame", "yara_rules")
+HELPERS = (
+    "output",
+    "parse_time",
+    "read_objects",
+    "virustotal",
+    "results",
+    "indicators",
+    "dictpath",
+    "frame",
+    "yara_rules",
+)
 HEADER = "# ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.\n"
 
 
@@ -96,7 +106,9 @@ def vendored(script: str) -> str:
     own = re.sub(r"# \[\[\[cog.*?# \[\[\[end\]\]\]", "", script, flags=re.DOTALL)
     helpers = [read_helper(name) for name in HELPERS]
     definitions = {name: definition for helper in helpers for name, definition in helper.definitions.items()}
-    wanted = reach(names_used(ast.parse(own)), definitions)
+    tree = ast.parse(own)
+    own_names = {name for node in tree.body for name in names_defined(node)}
+    wanted = reach(names_used(tree) - own_names, definitions)
     present = names_imported(find_imports(own))
     needed = [node for helper in helpers if wanted & helper.definitions.keys() for node in helper.imports]
     imports = [ast.unparse(node) for node in needed if not names_imported([node]) <= present]

@@ -30,21 +30,13 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 q
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import csv
-import itertools
-import json
-import os
 import re
 import signal
 import sys
-import tempfile
 import urllib.parse
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -52,28 +44,6 @@ RELATIONSHIPS = ("files", "domains", "ip_addresses", "urls")
 COLUMNS = ("type", "value", "collections", "collection_ids")
 
 Style = StrEnum("Style", "text csv jsonl")
-
-
-class Indicator(NamedTuple):
-    """That a collection contains something."""
-
-    type: str
-    value: str
-    collection_id: str
-
-
-@dataclass
-class Result:
-    """Indicators collected so far, what is missing and why, what stopped the run, and the cursor to resume at."""
-
-    indicators: set[Indicator] = field(default_factory=set)
-    collections: int = 0
-    total: int = 0
-    requests: int = 0
-    missing: list[str] = field(default_factory=list)
-    failure: Exception | None = None
-    error: BaseException | None = None
-    cursor: str | None = None
 
 
 # ---- What the user names
@@ -90,144 +60,86 @@ def parse_id(text: str) -> str | None:
 
 def collection_query(text: str) -> str:
     """Return the query with entity:collection. Raises UsageError if it asks for another entity."""
-    entities = {entity.lower() for entity in re.findall(r"\bentity\s*:\s*\"?(\w+)", text, re.IGNORECASE)}
-    if entities - {"collection"}:
+    if entity_of(text) not in (None, "collection"):
         raise UsageError("the query is not for collections: use entity:collection, or no entity")
-    return text if entities else f"entity:collection {text}"
+    return text if entity_of(text) else f"entity:collection {text}"
 
 
-def parse_cursor(text: str | None) -> tuple[str, dict[str, str]]:
-    """Return the collection at which an earlier run stopped, and the cursors of its relationships that are not done.
+def parse_cursor(text: str) -> tuple[str, dict[str, str]]:
+    """Return the collection at which an earlier run stopped, and its relationships that are not done, with cursors.
 
-    It looks like ID?files=CURSOR&urls=CURSOR; the collections before it are done. Raises UsageError.
+    The cursor of an earlier run looks like ID?urls=CURSOR. Raises UsageError.
     """
-    collection_id, _, query = (text or "").rpartition("?")
-    cursors = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-    if text and not (collection_id and cursors and cursors.keys() <= set(RELATIONSHIPS)):
-        raise UsageError(f"--cursor {text}: expected what an earlier run printed, such as ID?files=CURSOR")
-    return collection_id, cursors
+    found = re.fullmatch(rf"(.+)\?({'|'.join(RELATIONSHIPS)})=(.*)", text)
+    if not found:
+        raise UsageError(f"--cursor {text}: expected what an earlier run printed, such as ID?urls=CURSOR")
+    remaining = RELATIONSHIPS[RELATIONSHIPS.index(found[2]) :]
+    return found[1], dict.fromkeys(remaining, "") | {found[2]: found[3]}
 
 
 # ---- What VirusTotal answers
 
 
-def value_of(item: dict[str, Any]) -> str | None:
-    """Return what an object or its descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
-    if item.get("type") != "url":
-        return str(item.get("id")).lower()
-    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
-    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
-
-
-async def find_ids(client: VirusTotal, result: Result, text: str, limit: int) -> AsyncGenerator[str, None]:
-    """Yield the id that `text` names, or the ids of the collections that it finds. Raises UsageError."""
+async def find_ids(client: VirusTotal, result: Indicators, text: str, limit: int) -> list[str]:
+    """Return the id that `text` names, or those of the collections that it finds, and set the result's total."""
     if collection_id := parse_id(text):
-        yield collection_id
-        return
-    params = {"query": collection_query(text), "descriptors_only": "true"}
-    async for page in client.pages("/intelligence/search", limit=limit, **params):
+        return [collection_id]
+    ids = []
+    query = collection_query(text)
+    async for page in client.pages("/intelligence/search", limit=limit, query=query, descriptors_only="true"):
+        ids += [str(item["id"]) for item in page.objects]
         result.total = page.total or 0
-        for item in page.objects:
-            yield str(item["id"])
+    return ids
 
 
-async def add_relationship(
-    client: VirusTotal, result: Result, collection_id: str, name: str, cursors: dict[str, str], status: Any
-) -> None:
-    """Page a relationship to its end, and remove it from `cursors`. A failure, such as a missing licence, is listed.
-
-    If every other request would fail, too, because of the network, the key or the quota, it ends the run.
-    """
-
-    def add(objects: list[dict[str, Any]]) -> list[str]:
-        values = [(str(item.get("type")), value_of(item)) for item in objects]
-        result.indicators |= {Indicator(kind, value, collection_id) for kind, value in values if value}
-        status.update(f"{plural(result.collections, 'collection')}, {plural(len(result.indicators), 'indicator')}")
-        return [str(item.get("id")) for item in objects if value_of(item) is None]
-
+async def add_relationship(client: VirusTotal, result: Indicators, collection_id: str, name: str, cursor: str) -> None:
+    """Page a relationship to its end, and keep the cursor. A failure, such as a missing licence, is listed."""
+    result.cursor = f"{collection_id}?{name}={cursor}"
     try:
-        bare = []
-        # Descriptors are small, and those of URLs have the address. Should one lack it, the whole objects have it.
-        async for page in client.pages("/collections/{}/relationships/{}", collection_id, name, cursor=cursors[name]):
-            bare += add(page.objects)
-            cursors[name] = page.cursor or ""
-        if bare:
-            cursors[name], bare = "", []
-            async for page in client.pages("/collections/{}/{}", collection_id, name):
-                bare += add(page.objects)
-        result.missing += [f"{collection_id}: the address of URL {url_id}" for url_id in bare]
+        # Descriptors are small, and those of URLs have the address.
+        async for page in client.pages("/collections/{}/relationships/{}", collection_id, name, cursor=cursor):
+            result.add(page.objects, collection_id)
+            result.cursor = f"{collection_id}?{name}={page.cursor or cursor}"
     except (VirusTotalError, UsageError) as error:
-        if getattr(error, "status", 404) in (0, 401, 429):
-            result.error = error
-            return
-        result.failure = error
-        result.missing.append(f"{collection_id}: {name}: {error}")
-    del cursors[name]
+        result.fail(error, f"{collection_id}: {name}")
 
 
-async def add_collection(
-    client: VirusTotal, result: Result, collection_id: str, cursors: dict[str, str], status: Any
+async def add_collections(
+    client: VirusTotal, result: Indicators, ids: list[str], cursors: dict[str, str] | None = None
 ) -> None:
-    """Add the relationships in `cursors`, all at once, and set the cursor of the result if they are not all done."""
-    result.collections += 1
-    names = list(cursors)
-    try:
-        await asyncio.gather(
-            *(add_relationship(client, result, collection_id, name, cursors, status) for name in names)
-        )
-    finally:
-        result.cursor = f"{collection_id}?{urllib.parse.urlencode(cursors)}" if cursors else None
+    """Add what the collections contain; of the first, only the relationships in `cursors`, from there on."""
+    for collection_id in ids:
+        result.count += 1
+        for name, cursor in (cursors or dict.fromkeys(RELATIONSHIPS, "")).items():
+            await add_relationship(client, result, collection_id, name, cursor)
+            if result.error:
+                return
+        cursors = None
+    result.cursor = None
 
 
-async def collect(text: str, limit: int, cursor: str | None = None, apikey: str | None = None) -> Result:
+async def collect(text: str, limit: int, cursor: str | None = None, apikey: str | None = None) -> Indicators:
     """Collect the indicators of the collections that `text` names or finds. Raises UsageError and VirusTotalError."""
     from rich.console import Console
 
-    result = Result()
-    start, cursors = parse_cursor(cursor)
+    result = Indicators("collection")
+    start, cursors = parse_cursor(cursor) if cursor else (None, None)
     async with VirusTotal(apikey) as client:
-        ids = find_ids(client, result, text.strip(), limit)
+        ids = await find_ids(client, result, text.strip(), limit)
+        if start and start not in ids:
+            raise UsageError(f"--cursor: {start} is not among the collections")
         try:
-            with Console(stderr=True).status("collecting") as status:  # silent unless stderr is a terminal
-                async with contextlib.aclosing(ids):
-                    async for collection_id in ids:
-                        if start not in ("", collection_id):
-                            continue  # complete in the earlier run
-                        cursors, start = cursors or dict.fromkeys(RELATIONSHIPS, ""), ""
-                        await add_collection(client, result, collection_id, cursors, status)
-                        if result.error:
-                            break
-        except (VirusTotalError, asyncio.CancelledError) as stopped:
-            result.error = stopped
+            with Console(stderr=True).status(result):  # silent unless stderr is a terminal
+                await add_collections(client, result, ids[ids.index(start) :] if start else ids, cursors)
+        except asyncio.CancelledError as interrupted:
+            result.error = interrupted
         result.requests = client.requests
-    if start and not result.error:
-        raise UsageError(f"--cursor: {start} is not among the collections")
     error = result.error or result.failure
-    if error and not result.indicators:
+    if error and not result.found:
         if getattr(error, "status", 0) == 404:
             raise UsageError(f"{error}; to search by name, write 'name:{text}'")
         raise error
     return result
-
-
-def indicator_rows(indicators: Iterable[Indicator], defanged: bool = False) -> list[dict[str, Any]]:
-    """Return a dict with the keys COLUMNS for each indicator: by type, in most collections first, then by value."""
-    rows = []
-    for (kind, value), group in itertools.groupby(sorted(indicators), key=lambda indicator: indicator[:2]):
-        ids = [indicator.collection_id for indicator in group]
-        rows.append(dict(zip(COLUMNS, (kind, value, len(ids), ids), strict=True)))
-    rows.sort(key=lambda row: (row["type"], -row["collections"]))
-    return [row | {"value": defang(row["value"])} if defanged else row for row in rows]
-
-
-def report(result: Result, rows: list[dict[str, Any]]) -> int:
-    """Print what is missing and the summary line. Return the exit code."""
-    for missing in result.missing:
-        log(f"missing: {missing}")
-    error = result.error or ("what is missing is listed above" if result.missing else None)
-    part = f"{result.collections} of " if result.total > result.collections else ""
-    done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.collections, result.total), 'collection')}"
-    return print_summary(done, result.requests, error=error, cursor=result.cursor)
 
 
 async def collection_to_indicators(
@@ -238,59 +150,9 @@ async def collection_to_indicators(
     stderr says whether that is everything. Raises UsageError and VirusTotalError.
     """
     result = await collect(text, limit, cursor, apikey)
-    rows = indicator_rows(result.indicators)
-    report(result, rows)
+    rows = indicator_rows(result.found, COLUMNS)
+    print_result(result, rows)
     return rows
-
-
-# ---- Output
-
-
-def check_output(output: Path, cursor: str | None) -> None:
-    """Raise UsageError for a file that cannot be written, or that may hold the part before `cursor`."""
-    if output.suffix.lower() not in (".csv", ".jsonl") or not output.parent.is_dir():
-        raise UsageError(f"--output {output}: expected a .csv or .jsonl file in a folder that exists")
-    if cursor and output.exists():
-        raise UsageError(f"{output} may hold the part before --cursor: name another file")
-
-
-def csv_cell(value: Any) -> str:
-    """Return a value as text, a list with spaces between. A leading ' keeps a spreadsheet from running a formula.
-
-    Some spreadsheets start a cell at a semicolon: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
-    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
-
-
-def write_rows(rows: list[dict[str, Any]], style: Style, file: Any) -> None:
-    """Write rows as text (DOMAIN: evil.example), csv or jsonl."""
-    if style is Style.csv:
-        lines = [COLUMNS, *([csv_cell(row[name]) for name in COLUMNS] for row in rows)]
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    elif style is Style.jsonl:
-        file.writelines(f"{json.dumps(row)}\n" for row in rows)
-    else:
-        file.writelines(f"{row['type'].upper()}: {printable(row['value'])}\n" for row in rows)
-    file.flush()
-
-
-def write(rows: list[dict[str, Any]], style: Style, output: Path | None) -> OSError | None:
-    """Write to stdout, or to the file `output`. If that fails, save the rows in a temporary file; return the error."""
-    try:
-        if output:
-            with atomic_write(output) as part, open(part, "w", encoding="utf-8", newline="") as file:
-                write_rows(rows, Style(output.suffix.lower()[1:]), file)
-        else:
-            write_rows(rows, style, sys.stdout)
-        return None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python would try again at exit
-        with tempfile.NamedTemporaryFile("w", prefix="vt-", suffix=".jsonl", delete=False) as saved:
-            write_rows(rows, Style.jsonl, saved)
-        return OSError(f"{error}; the indicators are saved in {saved.name}")
 
 
 def main(
@@ -298,9 +160,7 @@ def main(
     limit: Annotated[int, typer.Option(min=0, help="How many collections of a query; 0: all.")] = 100,
     defanged: Annotated[bool, typer.Option("--defang", help="Write hxxp://evil[.]example.")] = False,
     style: Annotated[Style, typer.Option("--format", help="What stdout gets.")] = Style.text,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file instead of stdout.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file, not stdout.")] = None,
     cursor: Annotated[str | None, typer.Option(help="Resume an earlier run; name another --output.")] = None,
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
@@ -308,23 +168,31 @@ def main(
     if output:
         check_output(output, cursor)
     result = asyncio.run(collect(text, limit, cursor, apikey))
-    rows = indicator_rows(result.indicators, defanged)
-    result.error = write(rows, style, output) or result.error
-    return report(result, rows)
+    rows = indicator_rows(result.found, COLUMNS, defanged=defanged)
+    result.error = write_indicators(rows, COLUMNS, style, output) or result.error
+    return print_result(result, rows)
 
 
 # [[[cog vendor() ]]]
 
 
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import contextlib
+import csv
 import difflib
 import email.utils
+import itertools
+import json
 import math
+import os
 import random
 import shlex
+import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import aiohttp
 import aiohttp.base_protocol
@@ -380,17 +248,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -454,15 +328,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -552,7 +432,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -570,8 +450,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -604,13 +484,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -743,6 +624,136 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+@dataclass
+class Indicators:
+    """Indicators collected so far, what is missing, what ended the run early, and the cursor to resume at.
+
+    `noun` says what has indicators: a file or a collection. `found` holds tuples: type, value, id of the file or
+    collection, and what else a script knows of it. `failure` is the last error that ended only a part.
+    """
+
+    noun: str
+    cursor: str | None = None
+    found: set[tuple[Any, ...]] = field(default_factory=set)
+    count: int = 0
+    total: int = 0
+    requests: int = 0
+    missing: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+    error: BaseException | None = None
+
+    def __rich__(self) -> str:
+        """Return the progress; rich asks for it whenever it draws."""
+        return f"{plural(self.count, self.noun)}, {len(self.found)} found"
+
+    def add(self, items: list[dict[str, Any]], *more: Any) -> None:
+        """Add objects or descriptors of the file or collection whose id `more` starts with."""
+        for item in items:
+            if value := value_of(item):
+                self.found.add((str(item.get("type")), value, *more))
+            else:
+                self.missing.append(f"{more[0]}: the address of URL {item.get('id')}")
+
+    def fail(self, error: Exception, part: str) -> None:
+        """List the part that is missing. If every other request would fail, too, end the run."""
+        if getattr(error, "status", None) in (0, 401, 429):  # the network, the key, the quota
+            self.error = error
+        else:
+            self.failure = error
+            self.missing.append(f"{part}: {error}")
+
+
+def entity_of(query: str) -> str | None:
+    """Return the entity that a query asks for in lower case, such as "url", or None."""
+    found = re.search(r'(?:^|[\s(])entity\s*:\s*"?(\w+)', query, re.IGNORECASE)
+    return found[1].lower() if found else None
+
+
+def value_of(item: dict[str, Any]) -> str | None:
+    """Return what an object or its descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
+    if item.get("type") != "url":
+        return str(item.get("id")).lower()
+    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
+
+
+def indicator_rows(
+    found: Iterable[tuple[Any, ...]], columns: tuple[str, ...], at_least: int = 1, defanged: bool = False
+) -> list[dict[str, Any]]:
+    """Return a dict with the keys `columns` for each indicator: by type, highest count first, then by value.
+
+    The columns are type, value, how many ids have it (`at_least`), the ids, and a list for each further item of the
+    tuples, without 0.
+    """
+    rows = []
+    for (kind, value), group in itertools.groupby(sorted(found), key=lambda item: item[:2]):
+        ids, *more = [sorted(set(cells) - {0}) for cells in list(zip(*group, strict=True))[2:]]
+        if len(ids) >= at_least:
+            cells = (kind, defang(value) if defanged else value, len(ids), ids, *more)
+            rows.append(dict(zip(columns, cells, strict=True)))
+    return sorted(rows, key=lambda row: (row["type"], -row[columns[2]]))
+
+
+def check_output(output: Path, cursor: str | None) -> None:
+    """Raise UsageError for a file that cannot be written, or that may hold the part before `cursor`."""
+    if output.suffix.lower() not in (".csv", ".jsonl") or not output.parent.is_dir():
+        raise UsageError(f"--output {output}: expected a .csv or .jsonl file in a folder that exists")
+    if cursor and output.exists():
+        raise UsageError(f"{output} may hold the part before --cursor: name another file")
+
+
+def csv_cell(value: Any) -> str:
+    """Return a value as text, a list with spaces between. A leading ' keeps a spreadsheet from running a formula.
+
+    Some spreadsheets start a cell at a semicolon: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
+    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
+
+
+def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, file: Any) -> None:
+    """Write rows as text (DOMAIN: evil.example), csv or jsonl."""
+    if style == "csv":
+        lines = [columns, *([csv_cell(row[name]) for name in columns] for row in rows)]
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    elif style == "jsonl":
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    else:
+        file.writelines(f"{printable(row['type']).upper()}: {printable(row['value'])}\n" for row in rows)
+    file.flush()
+
+
+def write_indicators(
+    rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, output: Path | None
+) -> OSError | None:
+    """Write to stdout, or to the file `output`. If that fails, save the rows in a temporary file; return the error."""
+    try:
+        if output:
+            with atomic_write(output) as part, open(part, "w", encoding="utf-8", newline="") as file:
+                write_rows(rows, columns, output.suffix.lower()[1:], file)
+        else:
+            write_rows(rows, columns, style, sys.stdout)
+        return None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python would try again at exit
+        with tempfile.NamedTemporaryFile("w", prefix="vt-", suffix=".jsonl", delete=False) as saved:
+            write_rows(rows, columns, "jsonl", saved)
+        return OSError(f"{error}; the indicators are saved in {saved.name}")
+
+
+def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
+    """List what is missing, print the summary line, and return the exit code."""
+    for missing in result.missing:
+        log(f"missing: {missing}")
+    error = result.error or ("what is missing is listed above" if result.missing else None)
+    part = f"{result.count} of " if result.total > result.count else ""
+    done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
+    again = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
+    return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=again)
 
 
 # [[[end]]]

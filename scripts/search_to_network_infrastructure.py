@@ -30,29 +30,22 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 q
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import csv
 import ipaddress
-import itertools
-import json
-import os
 import re
 import signal
 import sys
-import tempfile
 import urllib.parse
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from publicsuffixlist import PublicSuffixList
 
-MAX_EMBEDDED = 20  # descriptors that come with a file: https://docs.virustotal.com/reference/relationships
 MAX_CONCURRENT = 20  # relationships that are paged at one time
 COLUMNS = ("type", "value", "files", "file_ids", "relationships", "ports")
+PUBLIC_SUFFIXES = PublicSuffixList(accept_unknown=False)
 
 Style = StrEnum("Style", "text csv jsonl")
 Relationship = StrEnum(
@@ -61,29 +54,6 @@ Relationship = StrEnum(
     "embedded_ips embedded_urls",
 )
 DEFAULT = list(Relationship)[:4]
-PUBLIC_SUFFIXES = PublicSuffixList(accept_unknown=False)
-
-
-class Contact(NamedTuple):
-    """That a file contacts or names an indicator. The port is 0 if unknown."""
-
-    type: str
-    value: str
-    file_id: str
-    relationship: str
-    port: int = 0
-
-
-@dataclass
-class SearchResult:
-    """Contacts collected so far, what is missing, why the search stopped, and the cursor to resume at."""
-
-    cursor: str | None
-    contacts: set[Contact] = field(default_factory=set)
-    files: int = 0
-    requests: int = 0
-    missing: list[str] = field(default_factory=list)
-    error: BaseException | None = None
 
 
 # ---- malware_config: strings whose keys differ by family, https://docs.virustotal.com/reference/malware_config
@@ -109,159 +79,100 @@ def parse_host(text: str) -> tuple[str, str, int] | None:
 def parse_config(config: dict[str, Any]) -> set[tuple[str, str, int]]:
     """Return the type, value and port (0: unknown) of the hosts and URLs that a configuration names.
 
-    ioc-finder and iocsearcher are made for prose: they return no ports, and find domains in file paths and class names.
+    A host without a port of its own gets every port that the configuration names elsewhere. ioc-finder and iocsearcher
+    are made for prose: they return no ports, and find domains in file paths and class names.
     """
     urls, hosts, ports = set(), set(), set()
     for key, value in config.items():
         words = set(re.split("[^a-z]+", key.lower()))
+        names_no_host = words & {"version", "install", "file", "path", "dir", "mutex"}  # 1.2.3.4, client.zip
         for text in re.split(r"""[\s,;|"'<>(){}]+""", str(value)):
-            is_url = re.match("(https?|ftp)://.", text, re.IGNORECASE)
-            if is_url:
+            if re.match("(https?|ftp)://.", text, re.IGNORECASE):
                 urls.add(("url", text, 0))
             if words & {"port", "ports"} and re.fullmatch("[1-9][0-9]{,4}", text):
                 ports.add(int(text))
-            elif is_url or not words & {"version", "install", "file", "path", "dir", "mutex"}:  # 1.2.3.4, client.zip
-                hosts.add(parse_host(text))
-    known = {host for host in hosts if host}
-    portless = {host for host in known if ports and not host[2]}
-    return urls | known - portless | {(kind, name, port) for kind, name, _ in portless for port in ports}
+            if (host := parse_host(text)) and ("://" in text or not names_no_host):
+                hosts.add(host)
+    return urls | {(kind, name, port) for kind, name, own in hosts for port in ([own] if own else ports or [0])}
 
 
-# ---- Relationships
+# ---- The files of a search, and what they contact
 
 
-def value_of(descriptor: dict[str, Any]) -> str | None:
-    """Return what a descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
-    if descriptor.get("type") != "url":
-        return str(descriptor.get("id")).lower()
-    url = (descriptor.get("context_attributes") or {}).get("url") or (descriptor.get("attributes") or {}).get("url")
-    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
+def add_file(result: Indicators, file: dict[str, Any], names: list[str]) -> list[tuple[str, str, str | None]]:
+    """Add what came with a file. Return (file id, relationship, cursor) for each relationship that has more.
 
-
-def to_contacts(descriptors: list[dict[str, Any]], file_id: str, name: str) -> set[Contact]:
-    """Return the contacts of a file, without the URLs that lack an address."""
-    return {Contact(str(i.get("type")), value, file_id, name) for i in descriptors if (value := value_of(i))}
-
-
-def add_file(result: SearchResult, file: dict[str, Any], names: list[str]) -> Iterator[tuple[str, ...]]:
-    """Add what came with a file. Yield (path, file id, relationship, cursor) for what did not."""
-    file_id = str(file["id"])
+    At most 20 descriptors come with a file: https://docs.virustotal.com/reference/relationships
+    """
+    file_id, rest = str(file["id"]), []
+    result.count += 1
     if error := file.get("error"):
         result.missing.append(f"file {file_id}: {error.get('code')}: {error.get('message')}")
     if Relationship.malware_config in names:
-        named = parse_config((file.get("attributes") or {}).get("malware_config") or {})
-        result.contacts |= {Contact(kind, value, file_id, "malware_config", port) for kind, value, port in named}
+        config = (file.get("attributes") or {}).get("malware_config") or {}
+        result.found |= {(kind, value, file_id, "malware_config", port) for kind, value, port in parse_config(config)}
     for name, related in (file.get("relationships") or {}).items():
         data, meta, links = ((related or {}).get(key) or {} for key in ("data", "meta", "links"))
-        items = [data] if "id" in data else list(data)  # a one-to-one relationship is no list
-        result.contacts |= to_contacts(items, file_id, name)
-        # 20 of 20 is complete. 20 that come without a count and without links may not be.
-        total = meta.get("count", len(items) if links else None)
-        if None in map(value_of, items):
-            yield "/files/{}/{}", file_id, name, ""  # the whole objects have the address
-        elif meta.get("cursor") or links.get("next") or (len(items) >= MAX_EMBEDDED and total != len(items)):
-            yield "/files/{}/relationships/{}", file_id, name, str(meta.get("cursor") or "")
+        result.add([data] if "id" in data else list(data), file_id, name, 0)  # a one-to-one relationship is no list
+        if meta.get("cursor") or links.get("next"):
+            rest.append((file_id, name, meta.get("cursor")))
+    return rest
 
 
-async def add_rest(client: VirusTotal, result: SearchResult, path: str, file_id: str, name: str, cursor: str) -> None:
-    """Page a relationship to its end. A failure is listed, and costs no more than this relationship.
-
-    If every other request would fail, too, because of the network, the key or the quota, it ends the search.
-    """
+async def add_rest(client: VirusTotal, result: Indicators, file_id: str, name: str, cursor: str | None) -> None:
+    """Page a relationship to its end. A failure costs no more than this relationship, or ends the search."""
     try:
-        async for page in client.pages(path, file_id, name, cursor=cursor):
-            result.contacts |= to_contacts(page.objects, file_id, name)
-            bare = [item.get("id") for item in page.objects if value_of(item) is None]
-            result.missing += [f"file {file_id}: {name}: the address of URL {url_id}" for url_id in bare]
+        async for page in client.pages("/files/{}/relationships/{}", file_id, name, cursor=cursor):
+            result.add(page.objects, file_id, name, 0)
     except (VirusTotalError, UsageError) as error:
-        if getattr(error, "status", 404) in (0, 401, 403, 429):
-            result.error = error
-        else:
-            result.missing.append(f"file {file_id}: the rest of {name}: {error}")
+        result.fail(error, f"{file_id}: the rest of {name}")
 
 
-# ---- The search
+async def add_page(client: VirusTotal, result: Indicators, files: list[dict[str, Any]], names: list[str]) -> None:
+    """Add what the files of a page contact, to the end of each relationship."""
+    todo = [rest for file in files for rest in add_file(result, file, names)]
+
+    async def work() -> None:
+        while todo and not result.error:
+            await add_rest(client, result, *todo.pop())
+
+    await asyncio.gather(*(work() for _ in range(MAX_CONCURRENT)))
 
 
-def check_query(query: str) -> None:
-    """Raise UsageError if the query finds something other than files. What it has in quotes does not count."""
-    for match in re.finditer(r'\bentity\s*:\s*"?(\w+)|"(?:\\.|[^"\\])*"', query, re.IGNORECASE | re.DOTALL):
-        if match[1] and match[1].lower() != "file":
-            raise UsageError(f"entity:{match[1]} finds no files: use entity:file, or no entity")
+async def add_pages(client: VirusTotal, result: Indicators, query: str, names: list[str], limit: int) -> None:
+    """Add the pages of the search. A page is done when its files are complete: resuming at the cursor loses nothing.
 
-
-async def add_page(
-    client: VirusTotal, result: SearchResult, files: list[dict[str, Any]], names: list[str], status: Any
-) -> None:
-    """Add what the files of a page contact, to the end of each relationship, and show the progress."""
-    slots = asyncio.Semaphore(MAX_CONCURRENT)
-
-    async def complete(*rest: str) -> None:
-        async with slots:
-            if not result.error:
-                await add_rest(client, result, *rest)
-        status.update(f"{plural(result.files, 'file')}, {plural(len(result.contacts), 'contact')}")
-
-    result.files += len(files)
-    rests = [rest for file in files for rest in add_file(result, file, names)]
-    await asyncio.gather(*(complete(*rest) for rest in rests))
+    https://docs.virustotal.com/reference/intelligence-search
+    """
+    related = ",".join(name for name in names if name != Relationship.malware_config)
+    # The verdicts of the engines are most of a file's size.
+    params = {"query": query, "relationships": related, "exclude_attributes": "last_analysis_results"}
+    async for page in client.pages("/intelligence/search", limit=limit, cursor=result.cursor, **params):
+        await add_page(client, result, page.objects, names)
+        if result.error:
+            return
+        result.cursor = page.cursor
 
 
 async def search(
     query: str, names: list[str], limit: int, cursor: str | None = None, apikey: str | None = None
-) -> SearchResult:
-    """Collect what the files contact. Raises UsageError and VirusTotalError.
-
-    A page of the search is done when its files are complete, so that resuming at the cursor loses nothing.
-    """
+) -> Indicators:
+    """Collect what the files contact. Raises UsageError and VirusTotalError."""
     from rich.console import Console
 
-    check_query(query)
-    result = SearchResult(cursor)
-    params = {
-        "query": query,
-        "relationships": ",".join(name for name in names if name != Relationship.malware_config),
-        "exclude_attributes": "last_analysis_results",  # most of a file's size
-    }
+    if entity_of(query) not in (None, "file"):
+        raise UsageError("the query finds no files: use entity:file, or no entity")
+    result = Indicators("file", cursor)
     async with VirusTotal(apikey) as client:
-        pages = client.pages("/intelligence/search", limit=limit, cursor=cursor, **params)
         try:
-            with Console(stderr=True).status("searching") as status:  # silent unless stderr is a terminal
-                async with contextlib.aclosing(pages):
-                    async for page in pages:
-                        await add_page(client, result, page.objects, names, status)
-                        if result.error:
-                            break
-                        result.cursor = page.cursor
+            with Console(stderr=True).status(result):  # silent unless stderr is a terminal
+                await add_pages(client, result, query, names, limit)
         except (VirusTotalError, asyncio.CancelledError) as error:
-            if not result.files:
+            if not result.count:
                 raise
             result.error = error
         result.requests = client.requests
     return result
-
-
-def indicator_rows(contacts: Iterable[Contact], min_files: int = 1, defanged: bool = False) -> list[dict[str, Any]]:
-    """Return a dict with the keys COLUMNS for each indicator: by type, most files first, then by value."""
-    rows = []
-    for (kind, value), group in itertools.groupby(sorted(contacts), key=lambda contact: contact[:2]):
-        _, _, files, names, ports = (set(column) for column in zip(*group, strict=True))
-        if len(files) >= min_files:
-            cells = (kind, value, len(files), sorted(files), sorted(names), sorted(ports - {0}))
-            rows.append(dict(zip(COLUMNS, cells, strict=True)))
-    rows.sort(key=lambda row: (row["type"], -row["files"]))
-    return [row | {"value": defang(row["value"])} if defanged else row for row in rows]
-
-
-def report(result: SearchResult, rows: list[dict[str, Any]]) -> int:
-    """Print what is missing and the summary line. Return the exit code."""
-    for missing in result.missing:
-        log(f"missing: {missing}")
-    if result.error and not result.cursor and not isinstance(result.error, OSError):
-        log("no page of the search is complete: run the same command again, or with a smaller --limit")
-    error = result.error or ("what is missing is listed above" if result.missing else None)
-    done = f"{plural(len(rows), 'indicator')} of {plural(result.files, 'file')}"
-    return print_summary(done, result.requests, error=error, cursor=result.cursor)
 
 
 async def search_to_infrastructure(
@@ -277,61 +188,11 @@ async def search_to_infrastructure(
 
     stderr says whether that is everything. Raises UsageError and VirusTotalError.
     """
-    names = [Relationship(name) for name in as_list("relationships", relationships)] or DEFAULT
-    result = await search(query, list(names), limit, cursor, apikey)
-    rows = indicator_rows(result.contacts, min_files)
-    report(result, rows)
+    names = as_list("relationships", relationships) or DEFAULT
+    result = await search(query, [Relationship(name) for name in names], limit, cursor, apikey)
+    rows = indicator_rows(result.found, COLUMNS, min_files)
+    print_result(result, rows)
     return rows
-
-
-# ---- Output
-
-
-def check_output(output: Path, cursor: str | None) -> None:
-    """Raise UsageError for a file that cannot be written, or that may hold the part before `cursor`."""
-    if output.suffix.lower() not in (".csv", ".jsonl") or not output.parent.is_dir():
-        raise UsageError(f"--output {output}: expected a .csv or .jsonl file in a folder that exists")
-    if cursor and output.exists():
-        raise UsageError(f"{output} may hold the part before --cursor: name another file")
-
-
-def csv_cell(value: Any) -> str:
-    """Return a value as text, a list with spaces between. A leading ' keeps a spreadsheet from running a formula.
-
-    Some spreadsheets start a cell at a semicolon: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
-    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
-
-
-def write_rows(rows: list[dict[str, Any]], style: Style, file: Any) -> None:
-    """Write rows as text (DOMAIN: evil.example), csv or jsonl."""
-    if style is Style.csv:
-        lines = [COLUMNS, *([csv_cell(row[name]) for name in COLUMNS] for row in rows)]
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    elif style is Style.jsonl:
-        file.writelines(f"{json.dumps(row)}\n" for row in rows)
-    else:
-        file.writelines(f"{row['type'].upper()}: {printable(row['value'])}\n" for row in rows)
-    file.flush()
-
-
-def write(rows: list[dict[str, Any]], style: Style, output: Path | None) -> OSError | None:
-    """Write to stdout, or to the file `output`. If that fails, save the rows in a temporary file; return the error."""
-    try:
-        if output:
-            with atomic_write(output) as part, open(part, "w", encoding="utf-8", newline="") as file:
-                write_rows(rows, Style(output.suffix.lower()[1:]), file)
-        else:
-            write_rows(rows, style, sys.stdout)
-        return None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python would try again at exit
-        with tempfile.NamedTemporaryFile("w", prefix="vt-", suffix=".jsonl", delete=False) as saved:
-            write_rows(rows, Style.jsonl, saved)
-        return OSError(f"{error}; the indicators are saved in {saved.name}")
 
 
 def main(
@@ -343,9 +204,7 @@ def main(
     min_files: Annotated[int, typer.Option(min=1, help="Only indicators of at least this many files.")] = 1,
     defanged: Annotated[bool, typer.Option("--defang", help="Write hxxp://evil[.]example.")] = False,
     style: Annotated[Style, typer.Option("--format", help="What stdout gets.")] = Style.text,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file instead of stdout.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file, not stdout.")] = None,
     cursor: Annotated[str | None, typer.Option(help="Resume an earlier run; name another --output.")] = None,
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
@@ -355,25 +214,33 @@ def main(
     if cursor and min_files > 1:
         log("warning: with --cursor, --min-files counts the files of this part only")
     result = asyncio.run(search(query, list(relationship or DEFAULT), limit, cursor, apikey))
-    rows = indicator_rows(result.contacts, min_files, defanged)
+    rows = indicator_rows(result.found, COLUMNS, min_files, defanged)
     if style is Style.text and not output:
         log("=== Results: ===")
-    result.error = write(rows, style, output) or result.error
-    return report(result, rows)
+    result.error = write_indicators(rows, COLUMNS, style, output) or result.error
+    return print_result(result, rows)
 
 
 # [[[cog vendor() ]]]
 
 
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
+import contextlib
+import csv
 import difflib
 import email.utils
+import itertools
+import json
 import math
+import os
 import random
 import shlex
+import tempfile
 import time
 import tomllib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import aiohttp
 import aiohttp.base_protocol
@@ -436,17 +303,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -510,15 +383,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -608,7 +487,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -626,8 +505,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -660,13 +539,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -799,6 +679,136 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+@dataclass
+class Indicators:
+    """Indicators collected so far, what is missing, what ended the run early, and the cursor to resume at.
+
+    `noun` says what has indicators: a file or a collection. `found` holds tuples: type, value, id of the file or
+    collection, and what else a script knows of it. `failure` is the last error that ended only a part.
+    """
+
+    noun: str
+    cursor: str | None = None
+    found: set[tuple[Any, ...]] = field(default_factory=set)
+    count: int = 0
+    total: int = 0
+    requests: int = 0
+    missing: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+    error: BaseException | None = None
+
+    def __rich__(self) -> str:
+        """Return the progress; rich asks for it whenever it draws."""
+        return f"{plural(self.count, self.noun)}, {len(self.found)} found"
+
+    def add(self, items: list[dict[str, Any]], *more: Any) -> None:
+        """Add objects or descriptors of the file or collection whose id `more` starts with."""
+        for item in items:
+            if value := value_of(item):
+                self.found.add((str(item.get("type")), value, *more))
+            else:
+                self.missing.append(f"{more[0]}: the address of URL {item.get('id')}")
+
+    def fail(self, error: Exception, part: str) -> None:
+        """List the part that is missing. If every other request would fail, too, end the run."""
+        if getattr(error, "status", None) in (0, 401, 429):  # the network, the key, the quota
+            self.error = error
+        else:
+            self.failure = error
+            self.missing.append(f"{part}: {error}")
+
+
+def entity_of(query: str) -> str | None:
+    """Return the entity that a query asks for in lower case, such as "url", or None."""
+    found = re.search(r'(?:^|[\s(])entity\s*:\s*"?(\w+)', query, re.IGNORECASE)
+    return found[1].lower() if found else None
+
+
+def value_of(item: dict[str, Any]) -> str | None:
+    """Return what an object or its descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
+    if item.get("type") != "url":
+        return str(item.get("id")).lower()
+    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
+
+
+def indicator_rows(
+    found: Iterable[tuple[Any, ...]], columns: tuple[str, ...], at_least: int = 1, defanged: bool = False
+) -> list[dict[str, Any]]:
+    """Return a dict with the keys `columns` for each indicator: by type, highest count first, then by value.
+
+    The columns are type, value, how many ids have it (`at_least`), the ids, and a list for each further item of the
+    tuples, without 0.
+    """
+    rows = []
+    for (kind, value), group in itertools.groupby(sorted(found), key=lambda item: item[:2]):
+        ids, *more = [sorted(set(cells) - {0}) for cells in list(zip(*group, strict=True))[2:]]
+        if len(ids) >= at_least:
+            cells = (kind, defang(value) if defanged else value, len(ids), ids, *more)
+            rows.append(dict(zip(columns, cells, strict=True)))
+    return sorted(rows, key=lambda row: (row["type"], -row[columns[2]]))
+
+
+def check_output(output: Path, cursor: str | None) -> None:
+    """Raise UsageError for a file that cannot be written, or that may hold the part before `cursor`."""
+    if output.suffix.lower() not in (".csv", ".jsonl") or not output.parent.is_dir():
+        raise UsageError(f"--output {output}: expected a .csv or .jsonl file in a folder that exists")
+    if cursor and output.exists():
+        raise UsageError(f"{output} may hold the part before --cursor: name another file")
+
+
+def csv_cell(value: Any) -> str:
+    """Return a value as text, a list with spaces between. A leading ' keeps a spreadsheet from running a formula.
+
+    Some spreadsheets start a cell at a semicolon: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
+    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
+
+
+def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, file: Any) -> None:
+    """Write rows as text (DOMAIN: evil.example), csv or jsonl."""
+    if style == "csv":
+        lines = [columns, *([csv_cell(row[name]) for name in columns] for row in rows)]
+        csv.writer(file, lineterminator="\n").writerows(lines)
+    elif style == "jsonl":
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    else:
+        file.writelines(f"{printable(row['type']).upper()}: {printable(row['value'])}\n" for row in rows)
+    file.flush()
+
+
+def write_indicators(
+    rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, output: Path | None
+) -> OSError | None:
+    """Write to stdout, or to the file `output`. If that fails, save the rows in a temporary file; return the error."""
+    try:
+        if output:
+            with atomic_write(output) as part, open(part, "w", encoding="utf-8", newline="") as file:
+                write_rows(rows, columns, output.suffix.lower()[1:], file)
+        else:
+            write_rows(rows, columns, style, sys.stdout)
+        return None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python would try again at exit
+        with tempfile.NamedTemporaryFile("w", prefix="vt-", suffix=".jsonl", delete=False) as saved:
+            write_rows(rows, columns, "jsonl", saved)
+        return OSError(f"{error}; the indicators are saved in {saved.name}")
+
+
+def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
+    """List what is missing, print the summary line, and return the exit code."""
+    for missing in result.missing:
+        log(f"missing: {missing}")
+    error = result.error or ("what is missing is listed above" if result.missing else None)
+    part = f"{result.count} of " if result.total > result.count else ""
+    done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
+    again = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
+    return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=again)
 
 
 # [[[end]]]

@@ -26,20 +26,13 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 q
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-
-def url_of(item: dict[str, Any]) -> str | None:
-    """Return the URL of a URL object, whose id is only a hash."""
-    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
-    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
 
 
 async def search_to_urls(
@@ -49,12 +42,12 @@ async def search_to_urls(
 
     https://docs.virustotal.com/reference/intelligence-search
     """
-    if not re.search(r"\bentity\s*:\s*\"?url\b", query, re.IGNORECASE):
-        raise UsageError(f"the query finds files: 'entity:url {query}' finds URLs")
+    if entity_of(query) != "url":
+        raise UsageError(f"the query does not find URLs: write 'entity:url {query}'")
     missing: list[str] = []
     async for page in client.pages("/intelligence/search", limit=limit, cursor=cursor, query=query):
-        urls = [url for item in page.objects if (url := url_of(item))]
-        missing += [str(item.get("id")) for item in page.objects if not url_of(item)]
+        missing += [str(item.get("id")) for item in page.objects if not value_of(item)]
+        urls = [url for item in page.objects if (url := value_of(item))]
         yield page._replace(objects=[{"id": defang(url) if defanged else url} for url in urls])
     if missing:
         raise VirusTotalError("NotFoundError", f"no address came with {', '.join(missing)}")
@@ -90,13 +83,14 @@ import math
 import mmap
 import os
 import random
+import re
 import shlex
 import time
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import aiohttp
 import aiohttp.base_protocol
@@ -153,10 +147,11 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -164,10 +159,11 @@ def describe(item: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+def open_lines(path: Path | None, *, append: bool = False, option: str = "--cursor") -> Iterator[TextIO]:
     """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
 
-    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    A file that exists is refused, unless `append`, for which the user gives `option`: then an incomplete last line is
+    removed, and lines are added.
     Raises UsageError and OSError.
     """
     if path is None:
@@ -178,7 +174,7 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
     try:
         with file:
             yield file
@@ -209,17 +205,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -283,15 +285,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -381,7 +389,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -399,8 +407,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -433,13 +441,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -600,6 +609,20 @@ async def write_pages(
     of_total = f" of {total}" if total and total > written else ""
     done = f"{written}{of_total} {plural(written, noun).partition(' ')[2]}"
     return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
+
+
+def entity_of(query: str) -> str | None:
+    """Return the entity that a query asks for in lower case, such as "url", or None."""
+    found = re.search(r'(?:^|[\s(])entity\s*:\s*"?(\w+)', query, re.IGNORECASE)
+    return found[1].lower() if found else None
+
+
+def value_of(item: dict[str, Any]) -> str | None:
+    """Return what an object or its descriptor stands for. The id of a URL is only a hash; its address is elsewhere."""
+    if item.get("type") != "url":
+        return str(item.get("id")).lower()
+    url = (item.get("context_attributes") or {}).get("url") or (item.get("attributes") or {}).get("url")
+    return url[0] if isinstance(url, list) else url  # a search has answered a list of one
 
 
 # [[[end]]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import search_to_urls as script
-from conftest import KEY, TRANSIENT, Handler, Run, Server, collection, error, file_object, start
+from conftest import KEY, TRANSIENT, Handler, Run, Server, collection, error, start
 
 SEARCH = "/intelligence/search"
 
@@ -168,12 +168,6 @@ def test_urls_arrive_page_by_page_and_ctrl_c_says_how_to_resume(tmp_path: Path, 
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "resume with --cursor" in stderr.splitlines()[-1]
-
-
-def test_files_among_the_urls_are_not_taken_for_urls(run: Run, server: Server) -> None:
-    server.answer(SEARCH, collection(file_object(1)))
-    result = run("search_to_urls", "entity:url")
-    assert (result.code, result.stdout) == (1, "")
 
 
 @pytest.mark.skipif("VT_EXTRA_RECORDINGS" not in os.environ, reason="VT_EXTRA_RECORDINGS names no folder")

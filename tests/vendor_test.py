@@ -38,12 +38,20 @@ def test_a_script_that_reaches_nothing_gets_nothing() -> None:
     assert ast.parse(vendored("print(1)")).body == []
 
 
+def test_a_name_that_the_script_defines_itself_is_not_a_helpers() -> None:
+    script = "def log():\n    pass\n\nVirusTotal = 1\n\ndef main():\n    log(VirusTotal, plural(1, 'file'))\n"
+    defined = [name for node in ast.parse(vendored(script)).body for name in names_defined(node)]
+    assert defined == ["plural"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_script_contains_a_definition_that_it_does_not_reach(name: str) -> None:
     own, block = split(name)
     definitions = {d: node for node in ast.parse(block).body for d in names_defined(node)}
     reached: set[str] = set()
-    todo = names_used(ast.parse(own)) & definitions.keys()
+    tree = ast.parse(own)
+    assert not {d for node in tree.body for d in names_defined(node)} & definitions.keys()
+    todo = names_used(tree) & definitions.keys()
     while todo:
         reached |= todo
         todo = set().union(*(names_used(definitions[d]) for d in todo)) & definitions.keys() - reached
