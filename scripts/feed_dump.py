@@ -452,7 +452,7 @@ def dump_feed(
             run.run(first, end, hourly)
         except (StoppedError, KeyboardInterrupt) as error:
             run.error = error
-            run.counts["requests"] += len(run.pending)  # at least
+            run.counts["requests"] += 0 if scheduler else len(run.pending)  # Dask's tasks may not have begun
         run.executor.shutdown(wait=False)
     return run
 
