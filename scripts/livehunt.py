@@ -30,11 +30,12 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import json
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Collection, Coroutine
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -42,53 +43,43 @@ from typing import Annotated, Any
 
 import typer
 
-Ruleset = dict[str, Any]  # {"id", "type": "hunting_ruleset", "attributes": {…}}
+Ruleset = dict[str, Any]  # {"id", "type": "hunting_ruleset", "attributes": {…}}; one to be created has no id
 
 RULESETS = "/intelligence/hunting_rulesets"  # https://docs.virustotal.com/reference/hunting-ruleset-object
 
 Match = StrEnum("Match", ["file", "url", "domain", "ip"])
 
 
-# ---- Rulesets as text
-
-
-def match_of(ruleset: Ruleset) -> str:
-    """Return what a ruleset matches: file, url, domain or ip. Old rulesets, all for files, do not say it."""
-    return ruleset["attributes"].get("match_object_type") or Match.file
-
-
 def describe_ruleset(ruleset: Ruleset) -> str:
     """Return a ruleset as one line: id, modification date (UTC), state, objects, rules, limit a day, name, mail."""
     attributes = ruleset["attributes"]
     modified = datetime.fromtimestamp(attributes.get("modification_date") or 0, UTC)
-    parts = [
-        f"{ruleset['id']}  {modified:%Y-%m-%dT%H:%M:%SZ}",
-        f"{'enabled' if attributes.get('enabled') else 'disabled':<8}",
-        f"{match_of(ruleset):<6}",
-        f"{plural(attributes.get('number_of_rules') or 0, 'rule')}, limit {attributes.get('limit')}",
-        attributes["name"],
-        ", ".join(attributes.get("notification_emails") or []),
-    ]
-    return printable("  ".join(filter(None, parts)))
+    state = "enabled" if attributes.get("enabled") else "disabled"
+    rules = plural(attributes.get("number_of_rules") or 0, "rule")
+    match = attributes.get("match_object_type") or Match.file
+    head = f"{ruleset['id']}  {modified:%Y-%m-%dT%H:%M:%SZ}  {state:<8}  {match:<6}"
+    emails = ", ".join(attributes.get("notification_emails") or [])
+    return printable(f"{head}  {rules}, limit {attributes.get('limit')}  {attributes['name']}  {emails}").rstrip()
 
 
-def rule_lines(text: str) -> list[str]:
-    """Return the lines of rules, for people: tabs stay, other control characters are escaped."""
-    return ["\t".join(map(printable, line.split("\t"))) for line in text.strip().splitlines()]
+def attribute_lines(attributes: dict[str, Any]) -> list[str]:
+    """Return attributes as lines, one for each setting, then the rules without blank ends."""
+    settings = [f"{key}: {value}" for key, value in attributes.items() if key != "rules"]
+    rules = (attributes.get("rules") or "").strip().replace("\r\n", "\n")
+    return settings + (rules.split("\n") if rules else [])
 
 
-def diff(name: str, before: dict[str, Any], changes: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a unified diff of a ruleset's attributes."""
-
-    def lines(attributes: dict[str, Any]) -> list[str]:
-        settings = [key for key in changes if key != "rules" and key in attributes]
-        return [f"{key}: {printable(attributes[key])}" for key in settings] + rule_lines(attributes.get("rules", ""))
-
-    labels = f"{printable(name)} at VirusTotal", f"{printable(name)} here"
-    return difflib.unified_diff(lines(before), lines(before | changes), *labels, lineterm="")
+def diff(name: str, before: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return a unified diff of the attributes that are `wanted`: an empty list if nothing differs."""
+    old = {key: before[key] for key in wanted if key in before}
+    labels = f"{name} at VirusTotal", f"{name} here"
+    return list(difflib.unified_diff(attribute_lines(old), attribute_lines(wanted), *labels, lineterm=""))
 
 
-# ---- Compare
+def print_lines(lines: list[str]) -> None:
+    """Print lines of rules: tabs stay, other control characters are escaped."""
+    for line in lines:
+        print("\t".join(map(printable, line.split("\t"))))
 
 
 def read_folder(folder: Path, match: str) -> dict[str, str]:
@@ -110,34 +101,85 @@ def read_folder(folder: Path, match: str) -> dict[str, str]:
 
 
 def find_by_name(rulesets: list[Ruleset], names: Collection[str], match: str) -> dict[str, Ruleset]:
-    """Return the rulesets with these names. Raises UsageError for a name used twice, or for other objects."""
-    found: dict[str, Ruleset] = {}
+    """Return {name: ruleset} for these names; one to be created has no id and no attributes. Raises UsageError."""
+    found: dict[str, Ruleset] = {name: {"attributes": {}} for name in names}
     for ruleset in rulesets:
         name = ruleset["attributes"]["name"]
-        if name in found:
+        if name not in found:
+            continue
+        if "id" in found[name]:
             raise UsageError(f"VirusTotal has two rulesets named {name}: rename the file, or delete one by its id")
-        if name in names and match_of(ruleset) != match:  # which cannot be changed
-            raise UsageError(f"the ruleset {name} is for {match_of(ruleset)} objects: check --match")
-        if name in names:
-            found[name] = ruleset
+        old_match = ruleset["attributes"].get("match_object_type") or Match.file  # which cannot be changed
+        if old_match != match:
+            raise UsageError(f"the ruleset {name} is for {old_match} objects: check --match")
+        found[name] = ruleset
     return found
-
-
-def differences(before: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes in `wanted` that differ from `before`. Line ends and blank ends of rules do not count."""
-
-    def comparable(value: Any) -> Any:
-        return value.strip().splitlines() if isinstance(value, str) else value
-
-    return {key: value for key, value in wanted.items() if comparable(before.get(key)) != comparable(value)}
-
-
-# ---- Requests
 
 
 async def get_rulesets(client: VirusTotal) -> list[Ruleset]:
     """Return all rulesets that the owner of the key may see. Raises VirusTotalError."""
     return [ruleset async for page in client.pages(RULESETS) for ruleset in page.objects]
+
+
+async def save_ruleset(client: VirusTotal, ruleset: Ruleset, wanted: dict[str, Any], dry_run: bool = False) -> str:
+    """Create a ruleset that has no id, or change one in place, so that its rules are never missing.
+
+    Return "created", "updated" or "unchanged". With `dry_run`, print the differences instead. Raises VirusTotalError.
+    """
+    name = (wanted | ruleset["attributes"])["name"]
+    changes = diff(name, ruleset["attributes"], wanted)
+    result = "created" if "id" not in ruleset else "updated" if changes else "unchanged"
+    if dry_run:
+        print_lines(changes)
+    elif changes:
+        data = {"type": "hunting_ruleset", "attributes": wanted}
+        if "id" in ruleset:
+            body = {"data": data | {"id": ruleset["id"]}}
+            response = await client.patch_async(f"{RULESETS}/{{}}", ruleset["id"], json_data=body)
+        else:
+            response = await client.post_async(RULESETS, json_data={"data": data})
+        await client._response_to_json(response)
+        print(f"{result}  {printable(name)}", flush=True)
+    return result
+
+
+async def sync(texts: dict[str, str], match: str, settings: dict[str, Any], dry_run: bool, apikey: str | None) -> int:
+    """Make rulesets equal to `texts` ({name: rules}), print those that VirusTotal confirmed; return the exit code.
+
+    `settings`: {"limit"?, "notification_emails"?}. Rules that VirusTotal refuses do not stop the others. Raises
+    UsageError, and VirusTotalError when nothing is synced.
+    """
+    done: Counter[str] = Counter()
+    error: BaseException | None = None
+    async with VirusTotal(apikey) as client:
+        for name, ruleset in find_by_name(await get_rulesets(client), texts, match).items():
+            new = {} if "id" in ruleset else {"name": name, "match_object_type": match, "enabled": True}
+            try:
+                done[await save_ruleset(client, ruleset, new | settings | {"rules": texts[name]}, dry_run)] += 1
+            except (VirusTotalError, asyncio.CancelledError) as stopped:
+                log(f"{name}: {str(stopped) or 'interrupted'}; the same command continues")
+                error = stopped
+                if getattr(stopped, "status", 0) not in (400, 403, 404, 409):  # not this ruleset alone
+                    break
+    if error and not done:
+        raise error
+    counts = f"{done['created']} created, {done['updated']} updated, {done['unchanged']} unchanged"
+    return print_summary(f"dry run: {counts}" if dry_run else counts, client.requests, error=error)
+
+
+class AsyncGroup(typer.core.TyperGroup):
+    """An app whose commands return coroutines. What blocks, such as a prompt, stays outside them: Ctrl-C ends it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, and the coroutine that it returns."""
+        result = super().invoke(ctx)
+        return asyncio.run(result) if asyncio.iscoroutine(result) else result
+
+
+HELP = re.sub("\n\n(?= )", "\n\n\b\n", __doc__ or "")  # \b keeps the lines of the examples as they are
+app = typer.Typer(cls=AsyncGroup, add_completion=False, rich_markup_mode=None, help=HELP)
+Key = Annotated[str, typer.Argument(help="The ruleset's name or id.")]
+ApiKey = Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")]
 
 
 async def get_ruleset(client: VirusTotal, key: str) -> Ruleset:
@@ -149,69 +191,6 @@ async def get_ruleset(client: VirusTotal, key: str) -> Ruleset:
     return found[0]
 
 
-async def save_ruleset(client: VirusTotal, ruleset: Ruleset | None, attributes: dict[str, Any]) -> None:
-    """Create a ruleset (None), or change it in place, so that its rules are never missing. Raises VirusTotalError."""
-    data = {"type": "hunting_ruleset", "attributes": attributes}
-    if ruleset is None:
-        response = await client.post_async(RULESETS, json_data={"data": data})
-    else:
-        body = {"data": data | {"id": ruleset["id"]}}
-        response = await client.patch_async(f"{RULESETS}/{{}}", ruleset["id"], json_data=body)
-    await client._response_to_json(response)
-
-
-async def sync(
-    client: VirusTotal, texts: dict[str, str], match: str, settings: dict[str, Any], *, dry_run: bool = False
-) -> int:
-    """Make rulesets equal to `texts` ({name: rules}), print those that VirusTotal confirmed; return the exit code.
-
-    `settings`: {"limit"?, "notification_emails"?}. Rules that VirusTotal refuses do not stop the others. Raises
-    UsageError, and VirusTotalError when nothing is synced.
-    """
-    rulesets = find_by_name(await get_rulesets(client), texts, match)
-    done: Counter[str] = Counter()
-    error: BaseException | None = None
-    for name, text in texts.items():
-        ruleset = rulesets.get(name)
-        before = ruleset["attributes"] if ruleset else {}
-        new = {} if ruleset else {"name": name, "match_object_type": match, "enabled": True}
-        changes = differences(before, new | settings | {"rules": text})
-        result = "unchanged" if not changes else "updated" if ruleset else "created"
-        try:
-            if dry_run:
-                print("".join(f"{line}\n" for line in diff(name, before, changes)), end="")
-            elif changes:
-                await save_ruleset(client, ruleset, changes)
-                print(f"{result}  {printable(name)}", flush=True)
-            done[result] += 1
-        except (VirusTotalError, asyncio.CancelledError) as stopped:
-            log(f"{name}: {str(stopped) or 'interrupted'}; the same command continues")
-            error = stopped
-            if getattr(stopped, "status", 0) not in (400, 403, 404, 409):  # not this ruleset alone
-                break
-    if error and not done:
-        raise error
-    counts = ", ".join(f"{done[result]} {result}" for result in ("created", "updated", "unchanged"))
-    return print_summary(f"dry run: {counts}" if dry_run else counts, client.requests, error=error)
-
-
-# ---- Commands
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help=re.sub("\n\n(?= )", "\n\n\b\n", __doc__ or ""))
-Key = Annotated[str, typer.Argument(help="The ruleset's name or id.")]
-ApiKey = Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")]
-
-
-def run(work: Callable[[VirusTotal], Awaitable[int]], apikey: str | None) -> int:
-    """Return the exit code of `work`, called with an open client."""
-
-    async def session() -> int:
-        async with VirusTotal(apikey) as client:
-            return await work(client)
-
-    return asyncio.run(session())
-
-
 @app.command("sync")
 def sync_command(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of .yar files.")],
@@ -220,84 +199,65 @@ def sync_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Most notifications a day for each ruleset.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the differences; change nothing.")] = False,
     apikey: ApiKey = None,
-) -> int:
+) -> Coroutine[Any, Any, int]:
     """Create or update the ruleset of each file. New ones are enabled; settings without an option stay as they are."""
     texts = read_folder(folder, match)
     settings = {key: value for key, value in {"limit": limit, "notification_emails": email}.items() if value}
-    return run(lambda client: sync(client, texts, match, settings, dry_run=dry_run), apikey)
+    return sync(texts, match, settings, dry_run, apikey)
 
 
 @app.command("list")
-def list_command(
+async def list_command(
     style: Annotated[Format | None, typer.Option("--format", help="[default: text]")] = None, apikey: ApiKey = None
 ) -> int:
     """Print the rulesets, one line each: id, modification date (UTC), state, objects, rules, limit, name, mail."""
-
-    async def work(client: VirusTotal) -> int:
+    async with VirusTotal(apikey) as client:
         rulesets = await get_rulesets(client)
-        if style is Format.jsonl:
-            write_objects(rulesets, sys.stdout, style)
-        else:
-            print("".join(f"{describe_ruleset(ruleset)}\n" for ruleset in rulesets), end="")
-        return print_summary(plural(len(rulesets), "ruleset"), client.requests)
-
-    return run(work, apikey)
+    for ruleset in rulesets:
+        print(json.dumps(ruleset) if style is Format.jsonl else describe_ruleset(ruleset))
+    return print_summary(plural(len(rulesets), "ruleset"), client.requests)
 
 
 @app.command("show")
-def show_command(ruleset: Key, apikey: ApiKey = None) -> int:
+async def show_command(ruleset: Key, apikey: ApiKey = None) -> int:
     """Print the rules of a ruleset."""
-
-    async def work(client: VirusTotal) -> int:
+    async with VirusTotal(apikey) as client:
         found = await get_ruleset(client, ruleset)
-        print("\n".join(rule_lines(found["attributes"]["rules"])))
-        return print_summary(describe_ruleset(found), client.requests)
-
-    return run(work, apikey)
-
-
-def set_enabled(key: str, enabled: bool, apikey: str | None) -> int:
-    """Enable or disable a ruleset, unless it is so already, and return the exit code."""
-
-    async def work(client: VirusTotal) -> int:
-        ruleset = await get_ruleset(client, key)
-        if changes := differences(ruleset["attributes"], {"enabled": enabled}):
-            await save_ruleset(client, ruleset, changes)
-            ruleset["attributes"] |= changes
-        return print_summary(describe_ruleset(ruleset), client.requests)
-
-    return run(work, apikey)
+    print_lines(attribute_lines({"rules": found["attributes"]["rules"]}))
+    return print_summary(describe_ruleset(found), client.requests)
 
 
 @app.command("enable")
-def enable_command(ruleset: Key, apikey: ApiKey = None) -> int:
-    """Let a ruleset match again."""
-    return set_enabled(ruleset, True, apikey)
-
-
 @app.command("disable")
-def disable_command(ruleset: Key, apikey: ApiKey = None) -> int:
-    """Keep a ruleset from matching, without deleting it."""
-    return set_enabled(ruleset, False, apikey)
+async def set_enabled(context: typer.Context, ruleset: Key, apikey: ApiKey = None) -> int:
+    """Let a ruleset match (enable), or keep it from matching without deleting it (disable)."""
+    enabled = context.command.name == "enable"
+    async with VirusTotal(apikey) as client:
+        found = await get_ruleset(client, ruleset)
+        await save_ruleset(client, found, {"enabled": enabled})
+        found["attributes"]["enabled"] = enabled
+        return print_summary(describe_ruleset(found), client.requests)
 
 
 @app.command("delete")
 def delete_command(
     ruleset: Key, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, apikey: ApiKey = None
-) -> int:
+) -> int | Coroutine[Any, Any, int]:
     """Delete a ruleset at VirusTotal, after asking."""
     if not yes and not sys.stdin.isatty():
         raise UsageError("there is no terminal to ask on: add --yes to delete")
     if not yes and not typer.confirm(f"Delete the ruleset {printable(ruleset)} at VirusTotal?", err=True):
         return print_summary("nothing deleted")
+    return delete(ruleset, apikey)
 
-    async def work(client: VirusTotal) -> int:
-        found = await get_ruleset(client, ruleset)
+
+async def delete(key: str, apikey: str | None) -> int:
+    """Delete the ruleset with this id or name, and return the exit code."""
+    async with VirusTotal(apikey) as client:
+        found = await get_ruleset(client, key)
         if error := await client.get_error_async(await client.delete_async(f"{RULESETS}/{{}}", found["id"])):
             raise error
         return print_summary(f"deleted {describe_ruleset(found)}", client.requests)
-
-    return run(work, apikey)
 
 
 # [[[cog vendor() ]]]
@@ -306,7 +266,6 @@ def delete_command(
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
 import contextlib
 import email.utils
-import json
 import math
 import os
 import random
@@ -314,8 +273,8 @@ import shlex
 import time
 import tomllib
 import urllib.parse
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import NamedTuple, TextIO
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
 
 import aiohttp
 import aiohttp.base_protocol
@@ -359,45 +318,24 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
-def describe(item: dict[str, Any]) -> str:
-    """Return an object as one line for a terminal: id (a URL's address), detections, name."""
-    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
-    stats = attributes.get("last_analysis_stats") or {}
-    names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
-    error = item.get("error") or {}
-    parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
-        f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
-        next(filter(None, names), ""),
-        f"{error.get('code')}: {error.get('message')}" if error else "",
-    ]
-    return printable("  ".join(str(part) for part in parts if part))
-
-
-def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format | None = None) -> None:
-    """Write one line for each object, and flush. Without `style`, a terminal gets text and everything else JSON.
-
-    The JSON is ASCII, which neutralises terminal escapes and keeps lone surrogates.
-    """
-    as_text = style is Format.text or (style is None and file.isatty())
-    for item in objects:
-        file.write(f"{describe(item) if as_text else json.dumps(item)}\n")
-    file.flush()
-
-
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -461,15 +399,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -559,7 +503,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -577,8 +521,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -611,13 +555,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -752,9 +697,6 @@ def find_key(apikey: str | None) -> tuple[str, str]:
     )
 
 
-VIRUSTOTAL_MODULES = ("vt", "magic")  # yara-x as published compiles no rule that uses them
-
-
 def read_rules(path: str) -> str:
     """Return the YARA rules in the file `path` (`-`: stdin). Raises UsageError."""
     try:
@@ -766,53 +708,44 @@ def read_rules(path: str) -> str:
         raise UsageError(f"{path}: byte {error.start} is not UTF-8, which VirusTotal requires") from None
 
 
-def compile_rules(sources: Mapping[str, str], match: str = "file") -> list[str]:
-    """Compile the `sources` (file name: text) of one ruleset and return the names of its rules.
+def run_compiler(sources: Mapping[str, str], *modules: str) -> tuple[list[Any], list[Any], list[str], list[str]]:
+    """Return the errors and warnings about `sources`, the names of their rules, and of those that use the `modules`.
 
-    `match` is what the rules are for: file, url, domain or ip. Warnings, errors, and the rules that only VirusTotal can
-    compile go to stderr. Raises UsageError for what VirusTotal would refuse.
+    Each error or warning is {"type", "title", "text", …}. yara-x does not compile the rules that use the `modules`.
     """
-    compiler = run_compiler(sources, VIRUSTOTAL_MODULES)
-    vt_errors = run_compiler(sources, {"magic"}).errors()
-    errors = compiler.errors() + [error for error in vt_errors if is_for_other_objects(error, match)]
-    warnings = [w for w in compiler.warnings() if w["type"] not in ("IgnoredModule", "IgnoredRule")]
-    for report in warnings + errors:
-        for line in report["text"].split("\n"):
-            log(line)
-    if errors:
-        raise UsageError(f"the rules do not compile ({plural(len(errors), 'error')}); nothing was sent")
-    ignored = [rule.name for rule in compiler.ignored_rules()]
-    if ignored:
-        log(f"not compiled here, because only VirusTotal has the modules vt and magic: {', '.join(ignored)}")
-    names = [rule.identifier for rule in compiler.build()] + ignored
-    if not names:
-        raise UsageError(f"no rule in {', '.join(sources)}; nothing was sent")
-    return names
-
-
-def run_compiler(sources: Mapping[str, str], ignored_modules: Iterable[str]) -> Any:
-    """Return a yara_x.Compiler that has read `sources`."""
     import yara_x
 
     # Any: the package's type stubs lack the self of some methods. VirusTotal accepts no includes.
     compiler: Any = yara_x.Compiler(relaxed_re_syntax=True, includes_enabled=False)
-    for module in ignored_modules:
+    for module in modules:
         compiler.ignore_module(module)
-    for origin, text in sources.items():
+    for name, text in sources.items():
         with contextlib.suppress(yara_x.CompileError):  # errors() has all of them
-            compiler.add_source(text, printable(origin))
-    return compiler
+            compiler.add_source(text, printable(name))
+    ignored = [rule.name for rule in compiler.ignored_rules()]
+    return compiler.errors(), compiler.warnings(), [rule.identifier for rule in compiler.build()] + ignored, ignored
 
 
-def is_for_other_objects(error: Mapping[str, Any], match: str) -> bool:
-    """Return whether an error says that a field of the vt module does not exist for what the rules match.
+def compile_rules(sources: Mapping[str, str], match: str = "file") -> int:
+    """Compile the `sources` (file name: text) of one ruleset and return the number of its rules.
 
-    yara-x refuses vt.metadata, vt.behaviour and vt.net in every ruleset: only VirusTotal can tell it what a ruleset
-    matches. Its messages tell what each field is for: "… supported only in …", "… not supported in rulesets matching
-    against files". https://docs.virustotal.com/docs/nethunt
+    `match` is what the rules are for: file, url, domain or ip. Warnings, errors, and the rules that only VirusTotal can
+    compile go to stderr. Raises UsageError for what VirusTotal would refuse. https://docs.virustotal.com/docs/nethunt
     """
-    about_files = error["code"] == "E100" and error["title"].endswith("in rulesets matching against files")
-    return about_files and (" not supported " in error["title"]) == (match == "file")
+    errors, warnings, names, ignored = run_compiler(sources, "vt", "magic")
+    # yara-x cannot be told what a ruleset matches, so it refuses all fields of vt; its messages say what each is for.
+    wrong_field = "is not supported in rulesets" if match == "file" else "is supported only in rulesets"
+    errors += [error for error in run_compiler(sources, "magic")[0] if wrong_field in error["title"]]
+    for report in [w for w in warnings if w["type"] not in ("IgnoredModule", "IgnoredRule")] + errors:
+        for line in report["text"].split("\n"):
+            log(line)
+    if errors:
+        raise UsageError(f"the rules do not compile ({plural(len(errors), 'error')}); nothing was sent")
+    if not names:
+        raise UsageError(f"no rule in {', '.join(sources)}; nothing was sent")
+    if ignored:
+        log(f"not compiled here, because only VirusTotal has the modules vt and magic: {', '.join(ignored)}")
+    return len(names)
 
 
 # [[[end]]]

@@ -30,13 +30,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import re
 import shlex
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -48,7 +49,6 @@ Job = dict[str, Any]  # {"id", "type": "retrohunt_job", "attributes": {…}}; a 
 
 JOBS = "/intelligence/retrohunt_jobs"
 MAX_RULES = 300  # in a job: https://docs.virustotal.com/reference/create-retrohunt-job
-CLOCK_SKEW_SECONDS = 300  # between this machine and VirusTotal
 
 Corpus = StrEnum("Corpus", ["main", "goodware"])
 Status = StrEnum("Status", ["starting", "running", "aborting", "aborted", "finished"])
@@ -57,34 +57,27 @@ Status = StrEnum("Status", ["starting", "running", "aborting", "aborted", "finis
 class MayBeRunningError(RuntimeError):
     """The response to the start of a job was lost, and the job is not in the list."""
 
-    exit_code = 3
-
-
-# ---- Jobs as text
-
 
 def describe_state(job: Job) -> str:
     """Return "running 45.2 %, 12 matches, 0:12:30 left"."""
     attributes = job["attributes"]
-    outside = attributes.get("num_matches_outside_time_range")
-    parts = [
-        f"{attributes['status']} {attributes.get('progress') or 0:.1f} %",
-        plural(attributes.get("num_matches") or 0, "match"),
-        f"{outside} outside the time range" if outside else "",
-        f"{timedelta(seconds=int(attributes['eta_seconds']))} left" if attributes.get("eta_seconds") else "",
-    ]
-    return ", ".join(filter(None, parts))
+    matches = plural(attributes.get("num_matches") or 0, "match")
+    state = f"{attributes['status']} {attributes.get('progress') or 0:.1f} %, {matches}"
+    if outside := attributes.get("num_matches_outside_time_range"):
+        state += f", {outside} outside the time range"
+    if eta := attributes.get("eta_seconds"):
+        state += f", {timedelta(seconds=int(eta))} left"
+    return printable(state)
 
 
 def describe_job(job: Job) -> str:
     """Return a job as one line: id, creation date (UTC), corpus, state, names of the rules."""
     attributes = job["attributes"]
     created = datetime.fromtimestamp(attributes.get("creation_date") or 0, UTC)
-    rule = r"^[ \t]*(?:(?:private|global)[ \t]+)*rule[ \t]+(\w+)"
-    names = re.findall(rule, attributes.get("rules") or "", flags=re.MULTILINE)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    head = f"{job['id']}  {created:%Y-%m-%dT%H:%M:%SZ}  {attributes.get('corpus') or Corpus.main:<8}"
-    return printable(f"{head}  {describe_state(job)}  {', '.join(names[:3])}{more}")
+    corpus = attributes.get("corpus") or Corpus.main
+    names = re.findall(r"(?m)^(?:private|global|[ \t])*rule[ \t]+(\w+)", attributes.get("rules") or "")
+    rules = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return printable(f"{job['id']}  {created:%Y-%m-%dT%H:%M:%SZ}  {corpus:<8}  {describe_state(job)}  {rules}")
 
 
 def command(*arguments: str) -> str:
@@ -92,25 +85,20 @@ def command(*arguments: str) -> str:
     return f"uv run {shlex.join([sys.argv[0], *arguments])}"
 
 
-# ---- Start
-
-
 def time_range(since: str | None, until: str | None) -> dict[str, int]:
     """Return a job's `time_range`: {"start"?, "end"?} in UNIX seconds. Raises UsageError."""
-    given = {"start": since, "end": until}
-    bounds = {name: int(parse_time(text).timestamp()) for name, text in given.items() if text}
-    if max(bounds.values(), default=0) > time.time():
-        raise UsageError("--since or --until is in the future")
-    if bounds.get("start", 0) >= bounds.get("end", math.inf):
-        raise UsageError(f"--since {since} is not before --until {until}")
+    bounds = {name: int(parse_time(text).timestamp()) for name, text in (("start", since), ("end", until)) if text}
+    now = time.time()
+    if not bounds.get("start", 0) < bounds.get("end", now) <= now:
+        raise UsageError("--since must be before --until, and both in the past")
     return bounds
 
 
 async def start_job(client: VirusTotal, attributes: dict[str, Any]) -> Job:
     """Start a job with these `attributes` ("rules", "corpus", "notification_email"?, "time_range"?) and return it.
 
-    Each POST starts, and bills, a job. It is therefore not repeated when its response is lost; the job list is searched
-    instead. Raises VirusTotalError, and MayBeRunningError when the job is not in the list.
+    Each POST starts, and bills, a job. If its response is lost, it is not repeated; the job is looked for in the list.
+    Raises VirusTotalError, and MayBeRunningError if the job is not there.
     https://docs.virustotal.com/reference/create-retrohunt-job
     """
     started = time.time()
@@ -124,9 +112,9 @@ async def start_job(client: VirusTotal, attributes: dict[str, Any]) -> Job:
     log(f"{lost}: the response is lost; looking for the job in the job list")
     await asyncio.sleep(5 * SECOND)  # a gateway may give up while VirusTotal still works on the request
     with contextlib.suppress(VirusTotalError):
-        if job := await find_job(client, attributes, started - CLOCK_SKEW_SECONDS):
+        if job := await find_job(client, attributes, started - 300):  # this clock may be fast
             return job
-    raise MayBeRunningError(f"{lost}: the job may be running; before you start it again, check `{command('list')}`")
+    raise MayBeRunningError(str(lost))
 
 
 async def find_job(client: VirusTotal, attributes: dict[str, Any], since: float) -> Job | None:
@@ -141,19 +129,13 @@ async def find_job(client: VirusTotal, attributes: dict[str, Any], since: float)
     return None
 
 
-# ---- Watch
-
-
 async def get_job(client: VirusTotal, job_id: str) -> Job:
     """Return the job as it is now. Raises VirusTotalError."""
     return (await client.get_json_async(f"{JOBS}/{{}}", job_id))["data"]
 
 
 async def watch_job(client: VirusTotal, job_id: str) -> AsyncIterator[Job]:
-    """Yield the job every 2 to 60 s (a twentieth of the time left), until it has ended.
-
-    Network failures are retried for ever. Raises VirusTotalError.
-    """
+    """Yield the job every 2 to 60 s until it has ended. Retry network failures for ever. Raises VirusTotalError."""
     client.max_wait = math.inf
     while True:
         job = await get_job(client, job_id)
@@ -161,63 +143,47 @@ async def watch_job(client: VirusTotal, job_id: str) -> AsyncIterator[Job]:
         attributes = job["attributes"]
         if attributes["status"] in (Status.finished, Status.aborted) or attributes.get("finish_date"):
             return
-        eta = attributes.get("eta_seconds") or 100
-        await asyncio.sleep(min(max(eta / 20, 2), 60) * SECOND)
+        seconds = (attributes.get("eta_seconds") or 100) / 20
+        await asyncio.sleep(min(max(seconds, 2), 60) * SECOND)
 
 
-@contextlib.contextmanager
-def progress_display() -> Iterator[Callable[[Job], None]]:
-    """Yield a function that shows a job: a progress bar on a terminal, else a line on stderr for each percent."""
-    if not sys.stderr.isatty():
-        shown: set[tuple[str, int]] = set()
-
-        def show_line(job: Job) -> None:
-            step = (job["attributes"]["status"], int(job["attributes"].get("progress") or 0))
-            if step not in shown:
-                log(describe_state(job))
-            shown.add(step)
-
-        yield show_line
-        return
+async def show_progress(jobs: AsyncIterator[Job]) -> AsyncIterator[Job]:
+    """Yield the `jobs`, and show each on stderr: as a progress bar on a terminal, else as a line if it has changed."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    shown = ""
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("")
-
-        def show_bar(job: Job) -> None:
-            percent = job["attributes"].get("progress") or 0
-            bar.update(task, description=printable(describe_state(job)), completed=percent)
-
-        yield show_bar
+        async for job in jobs:
+            state = describe_state(job)
+            bar.update(task, description=state, completed=job["attributes"].get("progress") or 0)
+            if bar.disable and state != shown:
+                log(state)
+            shown = state
+            yield job
 
 
 async def show_watch(client: VirusTotal, job_id: str) -> int:
     """Watch a job until it has ended, and return the exit code. Ctrl-C ends the watching, not the job."""
-    job: Job = {}
+    state = ""
     error: BaseException | str | None = None
     try:
-        with progress_display() as show:
-            async for job in watch_job(client, job_id):
-                show(job)
+        async for job in show_progress(watch_job(client, job_id)):
+            state = describe_state(job)
     except (VirusTotalError, asyncio.CancelledError) as stopped:
-        if not job:
+        if not state:
             raise
         error = stopped
         log(f"the job itself continues; watch it again with `{command('watch', job_id)}`")
     else:
         log(f"get the matches with `{command('matches', job_id, '--limit', '0')}`")
         error = None if job["attributes"]["status"] == Status.finished else "the job did not finish"
-    return print_summary(f"job {job_id}, {describe_state(job)}", client.requests, error=error)
+    return print_summary(f"job {job_id}, {state}", client.requests, error=error)
 
 
-# ---- Matches
-
-
-async def matching_pages(
-    client: VirusTotal, job_id: str, *, limit: int = 100, cursor: str | None = None
-) -> AsyncIterator[Page]:
+async def matching_pages(client: VirusTotal, job_id: str, limit: int, cursor: str | None = None) -> AsyncIterator[Page]:
     """Yield the pages of matching files, a file once for each rule that it matches.
 
     Raises VirusTotalError; its code is "NotFinished" when the job has more matches to come, or was aborted.
@@ -233,27 +199,25 @@ async def matching_pages(
 async def matches(job_id: str, *, limit: int = 100, apikey: str | None = None) -> AsyncIterator[dict[str, Any]]:
     """Yield up to `limit` matching files (0: all) of a job. Raises what `matching_pages` raises."""
     async with VirusTotal(apikey) as client:
-        async for page in matching_pages(client, job_id, limit=limit):
+        async for page in matching_pages(client, job_id, limit):
             for item in page.objects:
                 yield item
 
 
-# ---- Commands
+class AsyncGroup(typer.core.TyperGroup):
+    """An app whose commands return coroutines. What blocks, such as a prompt, stays outside them: Ctrl-C ends it."""
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help=re.sub("\n\n(?= )", "\n\n\b\n", __doc__ or ""))
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command, and the coroutine that it returns."""
+        result = super().invoke(ctx)
+        return asyncio.run(result) if asyncio.iscoroutine(result) else result
+
+
+HELP = re.sub("\n\n(?= )", "\n\n\b\n", __doc__ or "")  # \b keeps the lines of the examples as they are
+app = typer.Typer(cls=AsyncGroup, add_completion=False, rich_markup_mode=None, help=HELP)
 JobId = Annotated[str, typer.Argument(help="The job's id, as `start` and `list` print it.")]
 Limit = Annotated[int, typer.Option(min=0, help="How many; 0: all.")]
 ApiKey = Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")]
-
-
-def run(work: Callable[[VirusTotal], Awaitable[int]], apikey: str | None) -> int:
-    """Return the exit code of `work`, called with an open client."""
-
-    async def session() -> int:
-        async with VirusTotal(apikey) as client:
-            return await work(client)
-
-    return asyncio.run(session())
 
 
 @app.command("start")
@@ -265,59 +229,57 @@ def start_command(
     email: Annotated[str | None, typer.Option(help="Where VirusTotal reports that the job has finished.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait until the job has ended.")] = False,
     apikey: ApiKey = None,
-) -> int:
+) -> Coroutine[Any, Any, int]:
     """Start one job with the rules of all files, and print its id."""
     sources = {path: read_rules(path) for path in rules}
-    names = compile_rules(sources)
-    if len(names) > MAX_RULES:
-        raise UsageError(f"{len(names)} rules, but a job takes at most {MAX_RULES}; nothing was sent")
+    count = compile_rules(sources)
+    if count > MAX_RULES:
+        raise UsageError(f"{count} rules, but a job takes at most {MAX_RULES}; nothing was sent")
     optional = {"notification_email": email, "time_range": time_range(since, until)}
-    attributes: dict[str, Any] = {"rules": "\n".join(sources.values()), "corpus": corpus.value}
-    attributes |= {name: value for name, value in optional.items() if value}
+    attributes = {"rules": "\n".join(sources.values()), "corpus": corpus.value}
+    return start(attributes | {k: v for k, v in optional.items() if v}, plural(count, "rule"), watch, apikey)
 
-    async def work(client: VirusTotal) -> int:
+
+async def start(attributes: dict[str, Any], rules: str, watch: bool, apikey: str | None) -> int:
+    """Start a job, print its id, with `watch` wait until it has ended, and return the exit code."""
+    async with VirusTotal(apikey) as client:
         try:
             job = await start_job(client, attributes)
-        except asyncio.CancelledError as error:
-            return print_summary(f"the job may be running, check `{command('list')}`", client.requests, error=error)
+        except (MayBeRunningError, asyncio.CancelledError) as error:
+            warning = f"the job may be running; before you start it again, check `{command('list')}`"
+            return print_summary(warning, client.requests, error=error)
         print(printable(job["id"]), flush=True)
         if watch:
             return await show_watch(client, job["id"])
         log(f"watch the job with `{command('watch', job['id'])}`")
-        return print_summary(f"1 job with {plural(len(names), 'rule')} started", client.requests)
-
-    return run(work, apikey)
+        return print_summary(f"1 job with {rules} started", client.requests)
 
 
 @app.command("list")
-def list_command(
+async def list_command(
     status: Annotated[Status | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Limit = 0,
     style: Annotated[Format | None, typer.Option("--format", help="[default: text]")] = None,
     apikey: ApiKey = None,
 ) -> int:
     """Print your jobs, one line each: id, creation date (UTC), corpus, state, names of the rules."""
-
-    async def work(client: VirusTotal) -> int:
+    async with VirusTotal(apikey) as client:
         pages = client.pages(JOBS, limit=limit, filter=f"status:{status}" if status else None)
         jobs = [job async for page in pages for job in page.objects]
-        if style is Format.jsonl:
-            write_objects(jobs, sys.stdout, style)
-        else:
-            print("".join(f"{describe_job(job)}\n" for job in jobs), end="")
-        return print_summary(plural(len(jobs), "job"), client.requests)
-
-    return run(work, apikey)
+    for job in jobs:
+        print(json.dumps(job) if style is Format.jsonl else describe_job(job))
+    return print_summary(plural(len(jobs), "job"), client.requests)
 
 
 @app.command("watch")
-def watch_command(job: JobId, apikey: ApiKey = None) -> int:
+async def watch_command(job: JobId, apikey: ApiKey = None) -> int:
     """Wait until a job has ended. Ctrl-C ends the watching, not the job."""
-    return run(lambda client: show_watch(client, job), apikey)
+    async with VirusTotal(apikey) as client:
+        return await show_watch(client, job)
 
 
 @app.command("matches")
-def matches_command(
+async def matches_command(
     job: JobId,
     limit: Limit = 100,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON Lines file instead of stdout.")] = None,
@@ -326,9 +288,8 @@ def matches_command(
     apikey: ApiKey = None,
 ) -> int:
     """Print the matching files of a job, with the rule that each matches in `context_attributes`."""
-
-    async def work(client: VirusTotal) -> int:
-        pages = matching_pages(client, job, limit=limit, cursor=cursor)
+    async with VirusTotal(apikey) as client:
+        pages = matching_pages(client, job, limit, cursor)
         try:
             return await write_pages(pages, client, "match", output=output, style=style, cursor=cursor)
         except VirusTotalError as error:
@@ -336,31 +297,22 @@ def matches_command(
                 raise
             return print_summary("0 matches", client.requests, error=error)
 
-    return run(work, apikey)
-
 
 @app.command("abort")
-def abort_command(job: JobId, apikey: ApiKey = None) -> int:
+async def abort_command(job: JobId, apikey: ApiKey = None) -> int:
     """Abort a job. Its matches so far remain."""
-
-    async def work(client: VirusTotal) -> int:
+    async with VirusTotal(apikey) as client:
         await client._response_to_json(await client.post_async(f"{JOBS}/{{}}/abort", job))
-        state = describe_state(await get_job(client, job))
-        return print_summary(f"job {job}, {state}", client.requests)
-
-    return run(work, apikey)
+        return print_summary(f"job {job}, {describe_state(await get_job(client, job))}", client.requests)
 
 
 @app.command("delete")
-def delete_command(job: JobId, apikey: ApiKey = None) -> int:
+async def delete_command(job: JobId, apikey: ApiKey = None) -> int:
     """Delete a job that has ended, with its matches."""
-
-    async def work(client: VirusTotal) -> int:
+    async with VirusTotal(apikey) as client:
         if error := await client.get_error_async(await client.delete_async(f"{JOBS}/{{}}", job)):
             raise error
         return print_summary(f"job {job} deleted", client.requests)
-
-    return run(work, apikey)
 
 
 # [[[cog vendor() ]]]
@@ -369,13 +321,12 @@ def delete_command(job: JobId, apikey: ApiKey = None) -> int:
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
 import difflib
 import email.utils
-import json
 import mmap
 import os
 import random
 import tomllib
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, TextIO
 
 import aiohttp
@@ -426,10 +377,11 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -437,10 +389,11 @@ def describe(item: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+def open_lines(path: Path | None, *, append: bool = False, option: str = "--cursor") -> Iterator[TextIO]:
     """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
 
-    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    A file that exists is refused, unless `append`, for which the user gives `option`: then an incomplete last line is
+    removed, and lines are added.
     Raises UsageError and OSError.
     """
     if path is None:
@@ -451,7 +404,7 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
     try:
         with file:
             yield file
@@ -482,17 +435,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -573,15 +532,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -671,7 +636,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -689,8 +654,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -723,13 +688,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -892,9 +858,6 @@ async def write_pages(
     return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
 
 
-VIRUSTOTAL_MODULES = ("vt", "magic")  # yara-x as published compiles no rule that uses them
-
-
 def read_rules(path: str) -> str:
     """Return the YARA rules in the file `path` (`-`: stdin). Raises UsageError."""
     try:
@@ -906,53 +869,44 @@ def read_rules(path: str) -> str:
         raise UsageError(f"{path}: byte {error.start} is not UTF-8, which VirusTotal requires") from None
 
 
-def compile_rules(sources: Mapping[str, str], match: str = "file") -> list[str]:
-    """Compile the `sources` (file name: text) of one ruleset and return the names of its rules.
+def run_compiler(sources: Mapping[str, str], *modules: str) -> tuple[list[Any], list[Any], list[str], list[str]]:
+    """Return the errors and warnings about `sources`, the names of their rules, and of those that use the `modules`.
 
-    `match` is what the rules are for: file, url, domain or ip. Warnings, errors, and the rules that only VirusTotal can
-    compile go to stderr. Raises UsageError for what VirusTotal would refuse.
+    Each error or warning is {"type", "title", "text", …}. yara-x does not compile the rules that use the `modules`.
     """
-    compiler = run_compiler(sources, VIRUSTOTAL_MODULES)
-    vt_errors = run_compiler(sources, {"magic"}).errors()
-    errors = compiler.errors() + [error for error in vt_errors if is_for_other_objects(error, match)]
-    warnings = [w for w in compiler.warnings() if w["type"] not in ("IgnoredModule", "IgnoredRule")]
-    for report in warnings + errors:
-        for line in report["text"].split("\n"):
-            log(line)
-    if errors:
-        raise UsageError(f"the rules do not compile ({plural(len(errors), 'error')}); nothing was sent")
-    ignored = [rule.name for rule in compiler.ignored_rules()]
-    if ignored:
-        log(f"not compiled here, because only VirusTotal has the modules vt and magic: {', '.join(ignored)}")
-    names = [rule.identifier for rule in compiler.build()] + ignored
-    if not names:
-        raise UsageError(f"no rule in {', '.join(sources)}; nothing was sent")
-    return names
-
-
-def run_compiler(sources: Mapping[str, str], ignored_modules: Iterable[str]) -> Any:
-    """Return a yara_x.Compiler that has read `sources`."""
     import yara_x
 
     # Any: the package's type stubs lack the self of some methods. VirusTotal accepts no includes.
     compiler: Any = yara_x.Compiler(relaxed_re_syntax=True, includes_enabled=False)
-    for module in ignored_modules:
+    for module in modules:
         compiler.ignore_module(module)
-    for origin, text in sources.items():
+    for name, text in sources.items():
         with contextlib.suppress(yara_x.CompileError):  # errors() has all of them
-            compiler.add_source(text, printable(origin))
-    return compiler
+            compiler.add_source(text, printable(name))
+    ignored = [rule.name for rule in compiler.ignored_rules()]
+    return compiler.errors(), compiler.warnings(), [rule.identifier for rule in compiler.build()] + ignored, ignored
 
 
-def is_for_other_objects(error: Mapping[str, Any], match: str) -> bool:
-    """Return whether an error says that a field of the vt module does not exist for what the rules match.
+def compile_rules(sources: Mapping[str, str], match: str = "file") -> int:
+    """Compile the `sources` (file name: text) of one ruleset and return the number of its rules.
 
-    yara-x refuses vt.metadata, vt.behaviour and vt.net in every ruleset: only VirusTotal can tell it what a ruleset
-    matches. Its messages tell what each field is for: "… supported only in …", "… not supported in rulesets matching
-    against files". https://docs.virustotal.com/docs/nethunt
+    `match` is what the rules are for: file, url, domain or ip. Warnings, errors, and the rules that only VirusTotal can
+    compile go to stderr. Raises UsageError for what VirusTotal would refuse. https://docs.virustotal.com/docs/nethunt
     """
-    about_files = error["code"] == "E100" and error["title"].endswith("in rulesets matching against files")
-    return about_files and (" not supported " in error["title"]) == (match == "file")
+    errors, warnings, names, ignored = run_compiler(sources, "vt", "magic")
+    # yara-x cannot be told what a ruleset matches, so it refuses all fields of vt; its messages say what each is for.
+    wrong_field = "is not supported in rulesets" if match == "file" else "is supported only in rulesets"
+    errors += [error for error in run_compiler(sources, "magic")[0] if wrong_field in error["title"]]
+    for report in [w for w in warnings if w["type"] not in ("IgnoredModule", "IgnoredRule")] + errors:
+        for line in report["text"].split("\n"):
+            log(line)
+    if errors:
+        raise UsageError(f"the rules do not compile ({plural(len(errors), 'error')}); nothing was sent")
+    if not names:
+        raise UsageError(f"no rule in {', '.join(sources)}; nothing was sent")
+    if ignored:
+        log(f"not compiled here, because only VirusTotal has the modules vt and magic: {', '.join(ignored)}")
+    return len(names)
 
 
 # [[[end]]]
