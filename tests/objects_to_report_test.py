@@ -93,10 +93,31 @@ def test_wrong_input_is_one_line_and_writes_nothing(run: Run, args: list[str], c
     assert not list(Path().glob("*.html"))
 
 
-def test_input_that_is_cut_off_is_called_incomplete(run: Run) -> None:
-    result = run("objects_to_report", "-o", "report.html", stdin=lines(url_object(1)) + '{"type": "fi')
-    assert result.code == 3
-    assert "Incomplete" in Path("report.html").read_text()
+def facts() -> dict[str, str]:
+    """Return the facts in the page's header."""
+    return dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", Path("report.html").read_text()))
+
+
+GONE = {"type": "file", "id": "gone", "error": {"code": "NotFoundError", "message": "gone"}}
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "complete"), [("", 0, "yes"), ('{"type": "fi', 3, "no: "), (lines(GONE), 3, "no: ")]
+)
+def test_the_page_says_whether_it_is_complete(run: Run, last: str, code: int, complete: str) -> None:
+    result = run("objects_to_report", "-o", "report.html", stdin=lines(url_object(1)) + last)
+    assert result.code == code
+    assert facts()["Complete"].startswith(complete)
+
+
+def test_the_header_counts_detections_and_calls_nothing_clean_that_was_not_scanned(run: Run) -> None:
+    suspicious = url_object(0, last_analysis_stats={"malicious": 0, "suspicious": 1})
+    run("objects_to_report", "-o", "report.html", stdin=lines(*map(url_object, range(3)), suspicious, GONE))
+    assert {"Objects": "5", "Malicious": "2", "Suspicious": "1", "Clean": "1"}.items() <= facts().items()
+    assert facts()["First seen"] == "2025-11-19 09:00"
+    assert facts()["Last seen"] == "2025-11-21 09:00"
+    run("objects_to_report", "-o", "report.html", stdin=lines(GONE))
+    assert not {"Malicious", "Clean", "First seen"} & facts().keys()
 
 
 def test_urls_and_domains_are_defanged_and_links_lead_to_virustotal_only(run: Run) -> None:
@@ -107,6 +128,29 @@ def test_urls_and_domains_are_defanged_and_links_lead_to_virustotal_only(run: Ru
     assert "evil[.]example" in rows[1]
     assert all(row[-1].startswith("https://www.virustotal.com/gui/") or row[-1] == "" for row in rows)
     assert "//evil" not in Path("report.html").read_text().replace("hxxp://evil", "")
+
+
+def test_addresses_in_lists_names_and_indicator_rows_are_defanged(run: Run) -> None:
+    chain = url_object(
+        1, redirection_chain=["http://evil1.example", "https://evil2.example/a.b"], title="http://x.example"
+    )
+    indicators: list[dict[str, Any]] = [
+        {"type": "domain", "value": "evil3.example", "files": 2},
+        {"type": "ip_address", "value": "192.0.2.7"},
+    ]
+    run("objects_to_report", "-o", "report.html", stdin=lines(chain))
+    assert {"hxxp://evil1[.]example, hxxps://evil2[.]example/a[.]b", "hxxp://x[.]example"} <= set(
+        page_data()["rows"][0]
+    )
+    run("objects_to_report", "-o", "report.html", stdin=lines(*indicators))
+    rows = page_data()["rows"]
+    assert [row[0] for row in rows] == ["evil3[.]example", "192[.]0[.]2[.]7"]
+    assert rows[0][-1] == "https://www.virustotal.com/gui/domain/evil3.example"
+
+
+def test_numbers_that_javascript_cannot_hold_are_text(run: Run) -> None:
+    run("objects_to_report", "-o", "report.html", stdin=lines(file_object(1, size=2**60, ratio=float("1e999"))))
+    assert {str(2**60), "Infinity"} <= set(page_data()["rows"][0])
 
 
 def test_the_page_of_a_thousand_files_stays_below_3_mb(run: Run) -> None:
@@ -216,6 +260,8 @@ def test_a_bar_filters_the_table_by_click_and_by_keyboard(open_page: Callable[..
     page.get_by_role("figure", name="Titles").get_by_role("button", name="Sign in 1").focus()
     page.keyboard.press("Enter")
     wait_for_rows(page, 20)
+    assert page.locator("[aria-pressed=true]").get_attribute("aria-label") == "Sign in 1: 20"
+    assert page.locator("#filter span").inner_text() == "Only Titles: Sign in 1: 20"
     assert messages == []
 
 
@@ -235,11 +281,21 @@ def test_ten_thousand_rows_can_be_searched(open_page: Callable[..., Opened]) -> 
     assert messages == []
 
 
+def test_paper_shows_every_visible_column_in_full(open_page: Callable[..., Opened]) -> None:
+    page, _, _ = open_page([hostile_object(n) for n in range(30)], viewport={"width": 760, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.locator("#objects").evaluate("table => table.offsetWidth") <= 760
+    assert not page.get_by_role("searchbox").is_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_the_page_without_scrolling_sideways(open_page: Callable[..., Opened], scheme: str) -> None:
     page, _, messages = open_page(
-        [hostile_object(n) for n in range(30)], viewport={"width": 380, "height": 800}, color_scheme=scheme
+        [*map(hostile_object, range(30)), *(url_object(n, title="T" * 2_000) for n in range(9))],
+        viewport={"width": 380, "height": 800},
+        color_scheme=scheme,
     )
+    page.get_by_role("figure", name="Titles").get_by_role("button", name="TTTT").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
