@@ -60,8 +60,8 @@ def key_of(exchange: Exchange, *ignored: str) -> str:
     """
     query = {} if exchange["path"].startswith("http") else exchange["query"]
     ignored += ("limit", "exclude_attributes")
-    compared = sorted(f"{name}={value}" for name, value in query.items() if value != "" and name not in ignored)
-    return f"{exchange['method']} {urllib.parse.unquote(exchange['path'])}{'?' * bool(compared)}{'&'.join(compared)}"
+    compared = "&".join(sorted(f"{name}={value}" for name, value in query.items() if value and name not in ignored))
+    return f"{exchange['method']} {urllib.parse.unquote(exchange['path'])}{compared and '?' + compared}"
 
 
 def load(folder: Path) -> dict[Path, Exchange]:
@@ -102,11 +102,11 @@ def replace_link(exchange: Exchange, replace: Callable[[str], str]) -> Exchange:
     return exchange
 
 
-def remove_attributes(item: Any, names: list[str]) -> Any:
+def exclude(item: Any, names: list[str]) -> Any:
     """Return an object without the attributes `names`; everything else as it is."""
-    attributes = (item.get("attributes") if isinstance(item, dict) else None) or {}
-    kept = {name: value for name, value in attributes.items() if name not in names}
-    return item | {"attributes": kept} if len(kept) < len(attributes) else item
+    if not isinstance(item, dict) or "attributes" not in item:
+        return item
+    return item | {"attributes": {name: v for name, v in item["attributes"].items() if name not in names}}
 
 
 class Player:
@@ -119,10 +119,9 @@ class Player:
 
     async def respond(self, call: Exchange, request: web.Request | None = None) -> Exchange:
         """Return the recorded response, cut to the `limit` of the request, or a 404 that names similar recordings."""
-        query = call["query"]
-        rest = re.fullmatch("replay-([0-9]+)-(.*)", query.get("cursor", ""))  # ours: the rest of a recorded page
-        start, cursor = (int(rest[1]), rest[2]) if rest else (0, query.get("cursor", ""))
-        call = call | {"query": query | {"cursor": cursor}}
+        rest = re.fullmatch("replay-([0-9]+)-(.*)", call["query"].get("cursor", ""))  # ours: the rest of a page
+        start = int(rest[1]) if rest else 0
+        call = call | {"query": call["query"] | {"cursor": rest[2]}} if rest else call
         responses = self.responses.get(key_of(call))
         if not responses:
             near = "".join(f"; similar: {key}" for key in difflib.get_close_matches(key_of(call), self.responses, n=2))
@@ -134,17 +133,18 @@ class Player:
 
     def select(self, body: dict[str, Any], call: Exchange, start: int) -> dict[str, Any]:
         """Return the part of a body that `limit` and `exclude_attributes` select, a page from its object `start` on."""
-        data, meta, query = body.get("data"), body.get("meta") or {}, call["query"]
-        names = query.get("exclude_attributes", "").split(",")
+        query, data, meta = call["query"], body.get("data"), body.get("meta") or {}
+        excluded = query.get("exclude_attributes", "").split(",")
         if not isinstance(data, list):
-            return body | {"data": remove_attributes(data, names)} if data else body
-        limit, cursor = query.get("limit", ""), meta.get("cursor")
-        end = start + (int(limit) if limit.isdecimal() else len(data))
+            return body | {"data": exclude(data, excluded)} if data else body
+        end, cursor = start + int(query.get("limit") or len(data)), meta.get("cursor")
         if end < len(data):
-            body = body | {"meta": meta | {"cursor": f"replay-{end}-{query['cursor']}"}, "links": {}}
-        elif cursor and key_of(call | {"query": query | {"cursor": cursor}}) not in self.responses:
-            body = body | {"meta": meta | {"cursor": None}, "links": {}}  # the next page was not recorded
-        return body | {"data": [remove_attributes(item, names) for item in data[start:end]]}
+            cursor = f"replay-{end}-{query.get('cursor', '')}"
+        elif key_of(call | {"query": query | {"cursor": cursor}}) not in self.responses:
+            cursor = None  # the next page was not recorded
+        if cursor != meta.get("cursor"):
+            body = body | {"meta": meta | {"cursor": cursor}, "links": {}}
+        return body | {"data": [exclude(item, excluded) for item in data[start:end]]}
 
 
 class Recorder:
@@ -155,9 +155,8 @@ class Recorder:
         host = os.environ.get("VT_HOST") or "https://www.virustotal.com"
         if not re.match(r"https?://[^/\s]+/?$", host):
             raise UsageError(f"VT_HOST is {host}: expected a URL such as https://www.virustotal.com")
-        self.host = yarl.URL(host)
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.old = folder, load(folder)
+        self.host, self.folder, self.old = yarl.URL(host), folder, load(folder)
         self.saved: dict[str, list[Exchange]] = {}
         self.requests = self.unsaved = 0
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=300)
@@ -165,28 +164,25 @@ class Recorder:
 
     async def authorize(self, request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
         """Add the key, for VirusTotal only. aiohttp calls this for each redirect, too."""
+        request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
         if request.url.origin() == self.host.origin():
             request.headers["X-Apikey"] = self.key
-        else:
-            request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
         return await handler(request)
 
     async def respond(self, call: Exchange, request: web.Request) -> Exchange:
         """Return the real response, redirects followed. A transient failure is not saved: a repetition would end it."""
         target = target_of(request).replace(f"/users/{DUMMY_KEY}", f"/users/{self.key}")
         headers = {k: v for k, v in request.headers.items() if k.lower() in ("content-type", "user-agent", "x-tool")}
-        url, body = self.host.join(yarl.URL(target, encoded=True)), await request.read() or None
+        url, data = self.host.join(yarl.URL(target, encoded=True)), await request.read() or None
         self.requests += 1
         try:
-            async with self.session.request(request.method, url, data=body, headers=headers) as response:
+            async with self.session.request(request.method, url, data=data, headers=headers) as response:
                 content = (await response.read()).replace(self.key.encode(), DUMMY_KEY.encode())
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            message = f"{type(error).__name__}: {error}".replace(self.key, DUMMY_KEY)
-            log(message)  # the command may retry for minutes before it shows the reason
-            return {"status": 502, "body": {"error": {"code": "TransientError", "message": message}}}
-        exchange: Exchange = {"shows": f"Recorded from {self.host.host}.", **call, "status": response.status}
-        names = {"Content-Type", "Retry-After"} & set(response.headers)
-        exchange["headers"] = {name: response.headers[name] for name in sorted(names)}
+            log(f"{type(error).__name__}: {error}".replace(self.key, DUMMY_KEY))
+            raise web.HTTPBadGateway from None
+        kept = {name: response.headers[name] for name in ("Content-Type", "Retry-After") if name in response.headers}
+        exchange = {"shows": f"Recorded from {self.host.host}.", **call, "status": response.status, "headers": kept}
         exchange |= decode_body(content, response.content_type)
         if response.status < 424:
             self.save(exchange)
@@ -198,12 +194,12 @@ class Recorder:
         An error replaces no good response: an expired key would cost every recording.
         """
         if exchange["path"].startswith("http"):
-            exchange = exchange | {"query": {}}
+            exchange = exchange | {"query": {}}  # a signature
         exchange = replace_link(exchange, lambda link: link.partition("?")[0])
         key = key_of(exchange)
-        turns = self.saved.setdefault(key, [])
         replaced = [path for path, old in self.old.items() if key in (key_of(old), key_of(old, "cursor"))]
         failed = exchange["status"] >= 400 and any(self.old[path]["status"] < 400 for path in replaced)
+        turns = self.saved.setdefault(key, [])
         if failed or turns[-1:] == [exchange]:
             return
         turns.append(exchange)
@@ -215,7 +211,7 @@ class Recorder:
             for old in replaced:
                 del self.old[old]
                 if old != path:
-                    old.unlink()
+                    old.unlink(missing_ok=True)
         except OSError as error:  # the command still gets the response, which cost quota
             self.unsaved += 1
             log(f"error: {key} is not saved: {error}")

@@ -443,7 +443,7 @@ def test_a_transient_failure_is_passed_on_and_not_saved(record: Record, server: 
 
 def test_an_unreachable_virustotal_is_a_transient_failure(record: Record) -> None:
     (answer,) = record.ask("/files/a", VT_HOST="http://127.0.0.1:9")
-    assert (answer.status, answer.json["error"]["code"], record.text) == (502, "TransientError", "")
+    assert (answer.status, record.text) == (502, "")
 
 
 def test_the_first_response_replaces_what_was_recorded_and_the_next_pages(record: Record, server: Server) -> None:
