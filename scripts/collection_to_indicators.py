@@ -136,7 +136,7 @@ async def collect(text: str, limit: int, cursor: str | None = None, apikey: str 
         result.requests = client.requests
     error = result.error or result.failure
     if error and not result.found:
-        if getattr(error, "status", 0) == 404:
+        if getattr(error, "status", 0) == 404 and parse_id(text):
             raise UsageError(f"{error}; to search by name, write 'name:{text}'")
         raise error
     return result

@@ -43,7 +43,7 @@ async def search_to_urls(
     https://docs.virustotal.com/reference/intelligence-search
     """
     if entity_of(query) != "url":
-        raise UsageError(f"the query does not find URLs: write 'entity:url {query}'")
+        raise UsageError("the query does not find URLs: add entity:url")
     missing: list[str] = []
     async for page in client.pages("/intelligence/search", limit=limit, cursor=cursor, query=query):
         missing += [str(item.get("id")) for item in page.objects if not value_of(item)]
