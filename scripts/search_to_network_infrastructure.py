@@ -703,17 +703,17 @@ class Indicators:
         """Return the progress; rich asks for it whenever it draws."""
         return f"{plural(self.count, self.noun)}, {len(self.found)} found"
 
-    def add(self, items: list[dict[str, Any]], *more: Any) -> None:
-        """Add objects or descriptors of the file or collection whose id `more` starts with."""
+    def add(self, items: list[dict[str, Any]], source_id: str, *more: Any) -> None:
+        """Add objects or descriptors that belong to the file or collection `source_id`."""
         for item in items:
             if value := value_of(item):
-                self.found.add((str(item.get("type")), value, *more))
+                self.found.add((str(item.get("type")), value, source_id, *more))
             else:
-                self.missing.append(f"{more[0]}: the address of URL {item.get('id')}")
+                self.missing.append(f"{source_id}: the address of URL {item.get('id')}")
 
     def fail(self, error: Exception, part: str) -> None:
         """List the part that is missing. If every other request would fail, too, end the run."""
-        if getattr(error, "status", None) in (0, 401, 429):  # the network, the key, the quota
+        if getattr(error, "status", None) in (0, 401, 429):  # the network, the key, the quota; 403 may be one licence
             self.error = error
         else:
             self.failure = error
@@ -739,8 +739,8 @@ def indicator_rows(
 ) -> list[dict[str, Any]]:
     """Return a dict with the keys `columns` for each indicator: by type, highest count first, then by value.
 
-    The columns are type, value, how many ids have it (`at_least`), the ids, and a list for each further item of the
-    tuples, without 0.
+    The columns are type, value, the number of ids (only rows with `at_least` so many), the ids, and a list for each
+    further item of the tuples, without 0.
     """
     rows = []
     for (kind, value), group in itertools.groupby(sorted(found), key=lambda item: item[:2]):
@@ -807,8 +807,8 @@ def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
     error = result.error or ("what is missing is listed above" if result.missing else None)
     part = f"{result.count} of " if result.total > result.count else ""
     done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
-    again = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
-    return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=again)
+    resume = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
+    return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=resume)
 
 
 # [[[end]]]
