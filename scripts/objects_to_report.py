@@ -14,8 +14,8 @@
 # ///
 """What did a search find? Show VirusTotal objects (JSON Lines) as one HTML page that can be sent to other people.
 
-The page has a summary, charts and a table. It loads nothing from the network, and it may be opened in a malware lab:
-whatever malware authors wrote into names and titles is text. Needs no key and no network.
+The page has a summary, charts, and a table of the 50 columns that most objects have. It loads nothing from the network,
+and it may be opened in a malware lab: what malware authors wrote into names and titles is text. Needs no key.
 
     uv run scripts/search.py 'entity:url p:10+' --limit 300 | uv run scripts/objects_to_report.py -o report.html
     uv run scripts/objects_to_report.py hits.jsonl --title 'Phishing, week 47' --query 'entity:url p:10+' -o report.html
