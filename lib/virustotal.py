@@ -105,7 +105,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""

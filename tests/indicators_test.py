@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from indicators import (
     Indicators,
     check_output,
@@ -21,7 +22,6 @@ from indicators import (
     write_indicators,
     write_rows,
 )
-
 from output import UsageError
 from virustotal import VirusTotalError
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import zstandard
-from read_objects import parse_json, read_objects, unwrap
 
 from output import UsageError
+from read_objects import parse_json, read_objects, unwrap
 
 ITEM = {"type": "file", "id": "a", "attributes": {"size": 1}}
 VT_CLI = {"_type": "file", "_id": "a", "size": 1}

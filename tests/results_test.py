@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from results import is_fatal, save_file, write_results
 
+from results import is_fatal, save_file, write_results
 from virustotal import VirusTotalError
 
 CLIENT: Any = SimpleNamespace(requests=3, connected=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SCRIPTS
+
 from vendor import names_defined, names_used, vendored
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
