@@ -39,54 +39,42 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import signal
 import sys
 import tempfile
-import time
+import urllib.parse
 from collections import Counter
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
-import yarl
 import zstandard
 
 RETENTION = timedelta(days=7)  # https://docs.virustotal.com/reference/feeds-file-behaviours
-MAX_FAILURES = 20  # in a row: VirusTotal is down
+# The attribute of each kind of link. A sample's is in files, the others are in file_behaviours.
 KINDS = {"pcap": "pcap", "evtx": "evtx", "html": "html_report", "memdump": "memdump", "sample": "download_url"}
 
-Row = dict[str, str]  # name (of the file), id, kind, status (saved, present, gone, failed), error
+Link = dict[str, str]  # name (of the file), id (of the object), kind, url (not checked); when done, status and error
 
 
-# ---- The dump and its links
+# ---- What a minute links to
 
 
-class Link(NamedTuple):
-    """What a line links to: a kind, the id of the line's object, and a URL, which nothing has checked."""
-
-    kind: str
-    id: str
-    url: str
-
-    @property
-    def name(self) -> str:
-        """Return a file name of plain characters. Ids contain spaces, and whatever else a stranger's file contains."""
-        if self.kind == "sample":
-            return f"{self.id}.zip"
-        digest = hashlib.sha256(f"{self.id} {self.url}".encode(errors="backslashreplace")).hexdigest()
-        return f"{re.sub('[^A-Za-z0-9]+', '_', f'{self.id}_')[:100]}{digest[:8]}.{self.kind}"
+def file_name(object_id: str, kind: str, url: str) -> str:
+    """Return a file name of plain characters. Ids contain spaces, and might contain anything else."""
+    plain = re.sub("[^A-Za-z0-9]+", "_", object_id)[:100]
+    digest = hashlib.sha256(f"{object_id} {url}".encode(errors="backslashreplace")).hexdigest()
+    return f"{plain}.zip" if kind == "sample" else f"{plain}_{digest[:8]}.{kind}"
 
 
-def find_minutes(folder: Path) -> list[Path]:
-    """Return the minutes of a dump, oldest first, because their links expire first. Raises UsageError."""
-    paths = sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*"))
-    minutes = {path.name[:12]: path for path in paths if re.fullmatch(r"\d{12}\.jsonl\.(bz2|zst)", path.name)}
-    if not minutes:
-        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
-    return list(minutes.values())
+def links_of(item: dict[str, Any], kinds: list[str]) -> list[Link]:
+    """Return what an object links to. Raises UsageError if its feed has no such links."""
+    if item.get("type") != ("file" if kinds == ["sample"] else "file_behaviour"):
+        raise UsageError("--samples needs a dump of files, and --kind one of file_behaviours")
+    context, object_id = item.get("context_attributes") or {}, str(item.get("id"))
+    urls = {kind: str(context[KINDS[kind]]) for kind in kinds if context.get(KINDS[kind])}
+    return [{"name": file_name(object_id, k, url), "id": object_id, "kind": k, "url": url} for k, url in urls.items()]
 
 
 def find_links(minute: Path, kinds: list[str]) -> list[Link]:
@@ -94,80 +82,74 @@ def find_links(minute: Path, kinds: list[str]) -> list[Link]:
     links: dict[str, Link] = {}
     with bz2.open(minute) if minute.suffix == ".bz2" else zstandard.open(minute) as content:
         for line in io.BufferedReader(content):
-            try:
-                item = json.loads(line)
-                urls = {kind: item["context_attributes"].get(KINDS[kind]) for kind in kinds}
-            except (ValueError, KeyError, TypeError, AttributeError):  # not JSON, or without links
-                continue
-            for link in (Link(kind, str(item.get("id")), str(url)) for kind, url in urls.items() if url):
-                links.setdefault(link.name, link)
+            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                links |= {link["name"]: link for link in links_of(json.loads(line), kinds)}
     return list(links.values())
 
 
-def api_path(link: Link, origin: yarl.URL) -> list[str] | None:
-    """Return the segments of a link's path below /api/v3, or None if it does not lead to an artifact at VirusTotal.
+def api_path(url: str) -> list[str]:
+    """Return the segments of a link's path below /api/v3; none if it does not lead to an artifact at VirusTotal.
 
-    Lines come from strangers, and the key opens every path of the API. `origin` is VT_HOST's.
+    Lines hold what strangers wrote, and the key opens every path of the API.
     """
-    try:
-        url = yarl.URL(link.url)
-        own = url.origin() in (origin, yarl.URL("https://www.virustotal.com"), yarl.URL("https://virustotal.com"))
-    except ValueError:
-        return None
-    _, *parts = url.parts
-    known = ("feeds", "files", "file_behaviours", "file-behaviours")
-    plain = own and not url.query_string and not {"", ".", ".."} & set(parts) and not any("/" in part for part in parts)
-    return parts[2:] if plain and parts[:2] == ["api", "v3"] and len(parts) > 3 and parts[2] in known else None
+    path = "(?:feeds|files|file_behaviours|file-behaviours)/[A-Za-z0-9_.~%=+/-]+"
+    match = re.fullmatch(f"https://(?:www[.])?virustotal[.]com/api/v3/({path})", url)
+    segments = urllib.parse.unquote(match[1]).split("/") if match else []
+    return segments if len(segments) > 2 and not {"", ".", ".."} & set(segments) else []
 
 
-# ---- Saving
+# ---- Saving it
 
 
-def pack(sample: Path, sha256: str) -> Path:
-    """Return an AES zip of the sample, beside it. Raises ValueError if its hash is another, and OSError."""
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encrypt(sample: Path, digest: str, to: Path) -> None:
+    """Write an AES zip of a sample. Raises VirusTotalError if the sample's hash is another, and OSError."""
     import pyzipper
 
-    with open(sample, "rb") as file:
-        if (digest := hashlib.file_digest(file, "sha256").hexdigest()) != sha256:
-            raise ValueError(f"what arrived has the SHA-256 {digest}")
-    path = sample.with_suffix(".zip")
-    archive = pyzipper.AESZipFile(path, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
+    if sha256(sample) != digest:
+        raise VirusTotalError("WrongContent", "what arrived has another hash")
+    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
     try:
         archive.setpassword(b"infected")
-        archive.write(sample, sha256)
+        archive.write(sample, digest)
         archive.close()
     finally:
         archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
-    return path
 
 
-async def save_link(client: VirusTotal, link: Link, folder: Path) -> Row:
-    """Download one link, unless its file exists. Raises OSError, and VirusTotalError if every other link would fail."""
-    row = {"name": link.name, "id": link.id, "kind": link.kind, "status": "gone", "error": ""}
-    parts = api_path(link, client.origin)
-    if not parts or (link.kind == "sample" and not re.fullmatch("[0-9a-f]{64}", link.id)):
-        return row | {"error": f"not a link to VirusTotal, not requested: {link.url[:200]}"}
-    path = folder / link.name
+async def download(client: VirusTotal, link: Link, to: Path) -> None:
+    """Download a link to the file `to`. Raises VirusTotalError and OSError."""
+    segments = api_path(link["url"])
+    with tempfile.TemporaryDirectory() as folder:  # no plain sample is ever in the dump, also after kill -9
+        content = Path(folder) / "sample" if link["kind"] == "sample" else to
+        await client.download("/{}" * len(segments), *segments, to=content)
+        if link["kind"] == "sample":
+            await asyncio.to_thread(encrypt, content, link["id"], to)
+
+
+async def save(client: VirusTotal, link: Link, path: Path) -> Link:
+    """Save a link, and return it with its status (present, saved, gone or failed) and error.
+
+    Raises OSError, and VirusTotalError if every other link would fail.
+    """
     if path.exists():
-        return row | {"status": "present"}
+        return link | {"status": "present"}
+    if not api_path(link["url"]):
+        return link | {"status": "gone", "error": f"not a link to VirusTotal, not requested: {link['url'][:200]}"}
     try:
-        # A plain sample exists only in here.
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
-            content = Path(temporary) / "content"
-            await client.download("/{}" * len(parts), *parts, to=content)
-            if link.kind == "sample":
-                content = await asyncio.to_thread(pack, content, link.id)
-            if not content.stat().st_size:
-                raise ValueError("what arrived is empty")
-            content.replace(path)
+        with atomic_write(path) as part:
+            await download(client, link, part)
     except VirusTotalError as error:
-        own = not error.code.startswith("HTTP ")  # VirusTotal's answer, not the storage's
-        if own and (error.status in (401, 403, 429) or not client.connected):
+        answered = not error.code.startswith("HTTP ")  # by VirusTotal, not by the storage
+        if answered and is_fatal(client, error):
             raise
-        return row | {"status": "gone" if own and error.status == 404 else "failed", "error": str(error)}
-    except ValueError as error:
-        return row | {"status": "failed", "error": str(error)}
-    return row | {"status": "saved"}
+        return link | {"status": "gone" if answered and error.status == 404 else "failed", "error": str(error)}
+    return link | {"status": "saved"}
 
 
 def artifacts_folder(minute: Path) -> Path:
@@ -175,115 +157,78 @@ def artifacts_folder(minute: Path) -> Path:
     return minute.with_name(f"_{minute.name[:12]}.artifacts")
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Return index.json: kinds, files and gone. It is empty if links of the minute may be missing."""
+def complete_kinds(folder: Path) -> set[str]:
+    """Return the kinds that index.json names, if all its files are there."""
     try:
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        return index if all((folder / name).exists() for name in index["files"]) else index | {"kinds": []}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return {"kinds": [], "files": {}, "gone": {}}
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return set()
+    return set(index["kinds"]) if all((folder / name).exists() for name in index["files"]) else set()
 
 
-def write_index(folder: Path, kinds: list[str], rows: list[Row]) -> None:
-    """Add the rows to index.json: the id, kind and SHA-256 of each file, and why there is no file."""
-    index = read_index(folder)
+def write_index(folder: Path, kinds: list[str], rows: list[Link]) -> None:
+    """Write index.json: the id, kind and SHA-256 of each file, and why there is no file."""
+    files, gone = {}, {}
     for row in rows:
         if row["status"] == "gone":
-            index["gone"][row["name"]] = row["error"]
-            index["files"].pop(row["name"], None)
+            gone[row["name"]] = row["error"]
         else:
-            with open(folder / row["name"], "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            index["files"][row["name"]] = {"id": row["id"], "kind": row["kind"], "sha256": digest}
-            index["gone"].pop(row["name"], None)
-    index["kinds"] = sorted({*index["kinds"], *kinds})
+            files[row["name"]] = {"id": row["id"], "kind": row["kind"], "sha256": sha256(folder / row["name"])}
     with atomic_write(folder / "index.json") as part:
-        part.write_text(json.dumps(index, indent=1), encoding="utf-8")
+        part.write_text(json.dumps({"kinds": kinds, "files": files, "gone": gone}, indent=1), encoding="utf-8")
 
 
 async def fetch_artifacts(
-    client: VirusTotal, minute: Path, kinds: list[str], *, jobs: int = 8
-) -> AsyncGenerator[Row, None]:
-    """Yield a row for each link of a minute as it is saved, `jobs` at a time. When nothing failed, write index.json.
+    client: VirusTotal, minute: Path, kinds: list[str], counts: Counter[str], *, jobs: int = 8
+) -> None:
+    """Save what a minute links to, `jobs` files at a time, and count each status. When none failed, write index.json.
 
-    If every other link would fail, finish what runs, and raise the VirusTotalError or OSError.
+    Raises UsageError (see links_of), VirusTotalError and OSError (see save) when the downloads that run have ended.
     """
-    folder = artifacts_folder(minute)
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".*"):  # of a killed run; a younger one may be another run's
-        if leftover.stat().st_mtime < time.time() - 86400:
-            shutil.rmtree(leftover, ignore_errors=True)
+    folder, rows = artifacts_folder(minute), list[Link]()
+    kinds = sorted({*as_list("kinds", kinds), *complete_kinds(folder)})
     try:
-        links = await asyncio.to_thread(find_links, minute, as_list("kinds", kinds))
+        links = iter(await asyncio.to_thread(find_links, minute, kinds))
     except (OSError, EOFError, zstandard.ZstdError) as error:
-        yield {"name": minute.name, "id": "", "kind": "", "status": "failed", "error": f"damaged: {error}"}
+        counts["failed"] += 1
+        log(f"{minute} is damaged: {error}")
         return
-    slots, rows = asyncio.Semaphore(jobs), []
-    stop: Exception | None = None
+    folder.mkdir(exist_ok=True)
 
-    async def work(link: Link) -> Row | None:
-        nonlocal stop
-        async with slots:
-            try:
-                return None if stop else await save_link(client, link, folder)
-            except (VirusTotalError, OSError) as error:
-                stop = error
-                return None
+    async def work() -> None:
+        for link in links:  # each worker takes the next one
+            row = await save(client, link, folder / link["name"])
+            rows.append(row)
+            counts[row["status"]] += 1
+            if row["status"] == "failed":
+                log(f"{minute.name[:12]}: {row['name']} failed: {row['error']}")
 
-    tasks = [asyncio.create_task(work(link)) for link in links]
-    try:
-        for finished in asyncio.as_completed(tasks):
-            if row := await finished:
-                rows.append(row)
-                yield row
-    finally:
-        for task in tasks:
-            task.cancel()
-    if stop:
-        raise stop
-    if all(row["status"] != "failed" for row in rows):
+    for fatal in await asyncio.gather(*(work() for _ in range(jobs)), return_exceptions=True):
+        if fatal:
+            raise fatal
+    if not any(row["status"] == "failed" for row in rows):
         await asyncio.to_thread(write_index, folder, kinds, rows)
 
 
-# ---- The run
-
-
-def parse_kinds(folder: Path, kind: str, samples: bool) -> list[str]:
-    """Return the kinds that the options name. Raises UsageError if the dump's feed has none of them."""
-    kinds = ["sample"] if samples else [word.strip() for word in kind.split(",") if word.strip()]
-    if not kinds or (kind and samples) or not set(kinds) <= KINDS.keys() or ("sample" in kinds and not samples):
+def parse_kinds(text: str, samples: bool) -> list[str]:
+    """Return the kinds that the options name. Raises UsageError."""
+    kinds = [kind.strip() for kind in text.split(",")] if text else []
+    if samples == bool(kinds) or not set(kinds) <= KINDS.keys() - {"sample"}:
         raise UsageError("expected --kind with some of pcap,evtx,html,memdump, or --samples")
-    marker, feed = folder / ".feed", "files" if samples else "file_behaviours"
-    if marker.exists() and (other := marker.read_text(encoding="utf-8")) != feed:
-        raise UsageError(f"{folder} holds the feed {other}, and only {feed} has such links")
-    return kinds
+    return kinds or ["sample"]
 
 
-def choose_minutes(minutes: list[Path], kinds: list[str]) -> list[Path]:
-    """Return the minutes of which artifacts may be missing and can still be downloaded."""
-    todo = [minute for minute in minutes if not set(kinds) <= set(read_index(artifacts_folder(minute))["kinds"])]
+def choose_minutes(folder: Path, kinds: list[str]) -> list[Path]:
+    """Return the minutes of a dump that lack artifacts, oldest first: their links expire first. Raises UsageError."""
+    minutes = sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*"))
+    if not minutes:
+        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
     oldest = f"{datetime.now(UTC) - RETENTION:%Y%m%d%H%M}"
-    fresh = [minute for minute in todo if minute.name[:12] >= oldest]
-    if len(fresh) < len(todo):
-        log(f"{plural(len(todo) - len(fresh), 'minute')} before {oldest} left out: links expire after 7 days")
+    lacking = [minute for minute in minutes if not set(kinds) <= complete_kinds(artifacts_folder(minute))]
+    fresh = [minute for minute in lacking if minute.name >= oldest]
+    if len(fresh) < len(lacking):
+        log(f"{plural(len(lacking) - len(fresh), 'minute')} before {oldest} left out: links expire after 7 days")
     return fresh
-
-
-async def fetch_all(client: VirusTotal, minutes: list[Path], kinds: list[str], jobs: int, counts: Counter[str]) -> None:
-    """Fetch the artifacts of each minute, and count what became of the links. Raises VirusTotalError and OSError."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console, failures = Console(stderr=True), 0
-    for minute in track(minutes, "minutes", console=console, disable=not console.is_terminal):
-        async with contextlib.aclosing(fetch_artifacts(client, minute, kinds, jobs=jobs)) as rows:
-            async for row in rows:
-                counts[row["status"]] += 1
-                failures = failures + 1 if row["status"] == "failed" else 0
-                if failures:
-                    log(f"{minute.name[:12]}: {row['name']} failed: {row['error']}")
-                if failures == MAX_FAILURES:
-                    raise VirusTotalError("TooManyFailures", f"{failures} links in a row failed")
 
 
 def main(
@@ -294,24 +239,26 @@ def main(
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
     """Download what the minutes of DIR lack."""
-    kinds, counts = parse_kinds(folder, kind, samples), Counter[str]()
-    minutes = find_minutes(folder)
-    todo = choose_minutes(minutes, kinds)
+    from rich.console import Console
+    from rich.progress import track
+
+    kinds, counts = parse_kinds(kind, samples), Counter[str]()
+    minutes, console = choose_minutes(folder, kinds), Console(stderr=True)
 
     async def work() -> int:
-        error: BaseException | str | None = None
+        error: BaseException | None = None
         async with VirusTotal(apikey) as client:
             try:
-                await fetch_all(client, todo, kinds, jobs, counts)
+                for minute in track(minutes, "minutes", console=console, disable=not console.is_terminal):
+                    await fetch_artifacts(client, minute, kinds, counts, jobs=jobs)
             except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-                if isinstance(stopped, VirusTotalError) and not counts:
+                if not counts:
                     raise
                 error = stopped
-        if not error and counts["failed"]:
-            error = f"{plural(counts['failed'], 'failure')}; run it again to continue"
-        done = f"{plural(len(todo), 'minute')}: {plural(counts['saved'], 'file')} saved, "
+        failed = f"{counts['failed']} failed; run it again to continue" if counts["failed"] else None
+        done = f"{plural(len(minutes), 'minute')}: {plural(counts['saved'], 'file')} saved, "
         done += f"{counts['present']} already there, {counts['gone']} not available"
-        return print_summary(done, client.requests, error=error)
+        return print_summary(done, client.requests, error=error or failed)
 
     return asyncio.run(work())
 
@@ -326,15 +273,17 @@ import math
 import os
 import random
 import shlex
+import time
 import tomllib
-import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import aiohttp
 import aiohttp.base_protocol
 import aiolimiter
 import tenacity
 import vt
+import yarl
 
 
 class UsageError(ValueError):
@@ -537,7 +486,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
@@ -759,6 +710,14 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+FATAL_STATUSES = (401, 403, 429)  # a refused key, a missing privilege, an exhausted quota
+
+
+def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ...] = FATAL_STATUSES) -> bool:
+    """Return whether every other request would fail, too: for one of these statuses, and where there is no network."""
+    return error.status in statuses or not client.connected
 
 
 # [[[end]]]
