@@ -107,8 +107,9 @@ def choose_columns(rows: list[Row]) -> tuple[list[str], int]:
     first = max(("url", "value", "id"), key=lambda name: filled[name])
     same = {"type"} if len({row.get("type") for row in rows}) < 2 else set()
     useful = [name for name in USEFUL if filled[name] and name not in {"url", "value", "id"} | same]
-    visible = [first, *useful[:9]]
-    return [*visible, *(name for name, _ in filled.most_common() if name not in visible)][:MAX_COLUMNS], len(visible)
+    useful = [first, *useful[:9]]
+    others = [name for name, _ in filled.most_common() if name not in useful]
+    return [*useful, *others][:MAX_COLUMNS], max(len(useful), 5)
 
 
 def labels_of(row: Row, columns: list[str]) -> list[str]:
@@ -153,15 +154,12 @@ def draw(chart: Chart, number: int) -> str:
         bars.append({"value": n, "label": label, "node": node | {"data-chart": number, "data-label": position}})
     if not chart.upright:
         bars.reverse()  # a horizontal chart begins at the bottom
-    colors = {
-        "background": "transparent",
-        "plot_background": "transparent",
-        "colors": ["var(--accent)"],
-        "value_colors": ["var(--text)"],
-    }
+    colors = dict.fromkeys(("background", "plot_background"), "transparent")
     colors |= dict.fromkeys(("foreground", "foreground_strong", "foreground_subtle"), "var(--text)")
+    style = pygal.style.Style(**colors, colors=["var(--accent)"], value_colors=["var(--text)"], font_family="inherit")
+    style.label_font_size = style.value_font_size = 13
     drawing = (pygal.Bar if chart.upright else pygal.HorizontalBar)(
-        style=pygal.style.Style(**colors, font_family="inherit", label_font_size=13, value_font_size=13),
+        style=style,
         width=460,
         height=220 if chart.upright else 20 + 25 * len(bars),
         x_label_rotation=50 if chart.upright and len(bars) > 6 else 0,
@@ -600,18 +598,13 @@ ARBITRARY = {
 
 
 def fields(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an object's values by the names that columns have: its attributes, id and type, and what else it holds.
-
-    Context attributes that identify it stand beside the attributes. A dict without attributes is a row as it is.
-    """
-    attributes, context = item.get("attributes"), item.get("context_attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
+    """Return an object's values by column: its attributes, the context that identifies it, and what else it holds."""
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
     unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
+    hoisted = {"url", "rule_name", "notification_id", "notification_date"} - attributes.keys()
     rest = {key: value for key, value in item.items() if key not in unused}
-    if isinstance(context, dict):
-        names = ("url", "rule_name", "notification_id", "notification_date")
-        hoisted = {key: value for key, value in context.items() if key in names and key not in attributes}
-        rest |= hoisted | {"context_attributes": {k: v for k, v in context.items() if k not in hoisted}}
+    rest |= {key: value for key, value in context.items() if key in hoisted}
+    rest["context_attributes"] = {key: value for key, value in context.items() if key not in hoisted}
     clashing = {key: value for key, value in attributes.items() if key in rest and value != rest[key]}
     return attributes | rest | {"attributes": clashing}  # an attribute may be called `type`
 
@@ -622,21 +615,13 @@ def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(inner, dict) and key not in ARBITRARY:
             yield from flatten(inner, f"{prefix}{key}.")
         else:
-            yield replace_surrogates(f"{prefix}{key}"), inner
+            yield f"{prefix}{key}", inner
 
 
 def to_date(value: Any) -> Any:
     """Return UNIX seconds as a datetime. Dates that are text or past the year 9999 stay as they are."""
     valid = type(value) is int and 0 <= value < 253_402_300_800
     return datetime.fromtimestamp(value, UTC) if valid else value
-
-
-def replace_surrogates(value: Any) -> Any:
-    """Return a value with its lone surrogates replaced by U+FFFD: pandas raises on them."""
-    if isinstance(value, list | dict):
-        text = json.dumps(value, ensure_ascii=False)
-        return value if text.isascii() else json.loads(replace_surrogates(text))
-    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
 
 
 def to_text(value: Any) -> str:

@@ -144,7 +144,8 @@ def test_addresses_in_lists_names_and_indicator_rows_are_defanged(run: Run) -> N
     )
     run("objects_to_report", "-o", "report.html", stdin=lines(*indicators))
     rows = page_data()["rows"]
-    assert [row[0] for row in rows] == ["evil3[.]example", "192[.]0[.]2[.]7"]
+    assert [row[:3] for row in rows] == [["evil3[.]example", "domain", 2], ["192[.]0[.]2[.]7", "ip_address", None]]
+    assert page_data()["visible"] >= 3
     assert rows[0][-1] == "https://www.virustotal.com/gui/domain/evil3.example"
 
 
