@@ -45,36 +45,23 @@ POLL_SECONDS = 60
 # Each request begins this long before the newest notification: several share one second, and one may arrive late.
 OVERLAP_SECONDS = 10
 
-Objects = list[dict[str, Any]]
-Known = dict[str, int]  # the latest notifications: id -> date in UNIX seconds
 
-
-def add(known: Known, item: dict[str, Any]) -> bool:
-    """Add a notification, and return whether it is new. Raises KeyError for an object that is none.
-
-    An item with an error may come without context; then it is known by its own id, and has no date.
-    """
-    context = item.get("context_attributes") or (item["error"] and {"notification_id": f"{item['type']} {item['id']}"})
-    is_new = context["notification_id"] not in known
-    known[context["notification_id"]] = context.get("notification_date", 0)
-    return is_new
-
-
-def forget(known: Known) -> bool:
-    """Remove what no later request can bring, and return whether there was any.
-
-    A notification that arrived late is up to one overlap older than those before it, hence twice the overlap.
-    """
-    oldest = max(known.values(), default=0) - 2 * OVERLAP_SECONDS
-    old = [key for key, date in known.items() if 0 < date < oldest]
-    for key in old:
-        del known[key]
-    return bool(old)
+def key_of(item: dict[str, Any]) -> tuple[str, int]:
+    """Return the id and the date (UNIX seconds) of a notification. Raises KeyError for an object that is none."""
+    context = item.get("context_attributes") or {}
+    if "error" in item and not context:  # the object is gone
+        return f"{item['type']} {item['id']}", 0
+    return context["notification_id"], context["notification_date"]
 
 
 def lines_backwards(path: Path) -> Iterator[bytes]:
-    """Yield the complete lines of a file, the last one first, and read no more than is asked for. Raises OSError."""
+    """Yield the complete lines of a file, the last one first, and read no more than is asked for.
+
+    Raises OSError, and ValueError for a file that does not begin with an object.
+    """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if not b'{"'.startswith(content[:2]):
+            raise ValueError
         end = content.rfind(b"\n")
         while end >= 0:
             start = content.rfind(b"\n", 0, end)
@@ -82,38 +69,43 @@ def lines_backwards(path: Path) -> Iterator[bytes]:
             end = start
 
 
-def read_known(path: Path) -> Known:
-    """Return the last notifications of an output file. Raises UsageError for another file."""
-    known: Known = {}
-    if not path.exists() or not path.stat().st_size:
-        return known
+def read_known(path: Path) -> dict[str, int]:
+    """Return the ids and dates of the last notifications in an output file. Raises UsageError for another file.
+
+    A notification that arrived late is up to one overlap older than those before it, hence twice the overlap.
+    """
+    known: dict[str, int] = {}
+    newest = 0
     try:
         for line in lines_backwards(path):
-            add(known, json.loads(line))
-            if forget(known):
+            key, date = key_of(json.loads(line))
+            known[key], newest = date, max(newest, date)
+            if 0 < date < newest - 2 * OVERLAP_SECONDS:
                 break
-        with open(path, "rb") as file:
-            if not known and file.read(2) != b'{"':  # else kill -9 left half a line
-                raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError):
         raise UsageError(f"{path} is not an output of ioc_stream.py; nothing was changed") from None
     return known
 
 
-async def pages(
-    client: VirusTotal, known: Known, *, filter: str | None, since: datetime | None, follow: bool
-) -> AsyncIterator[Objects]:
-    """Yield pages of notifications that are not `known`, oldest first, and add them. Raises VirusTotalError.
+async def get_new(
+    client: VirusTotal, known: dict[str, int], *, filter: str | None, since: datetime | None, follow: bool
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the notifications whose ids are not `known`, oldest first. Raises VirusTotalError.
 
     https://docs.virustotal.com/reference/get-objects-from-the-ioc-stream
     """
     while True:
         if newest := max(known.values(), default=0):
             since = datetime.fromtimestamp(newest - OVERLAP_SECONDS, UTC)
-        date = f"date:{since:%Y-%m-%dT%H:%M:%S}+ " if since else ""
-        async for page in client.pages("/ioc_stream", filter=f"{date}{filter or ''}".strip(), order="date+"):
-            yield [item for item in page.objects if add(known, item)]
-            forget(known)
+        known = {key: date for key, date in known.items() if date >= newest - OVERLAP_SECONDS or not date}
+        terms = [f"date:{since:%Y-%m-%dT%H:%M:%S}+"] if since else []
+        terms += [filter] if filter else []
+        async for page in client.pages("/ioc_stream", filter=" ".join(terms), order="date+"):
+            for item in page.objects:
+                key, date = key_of(item)
+                if key not in known:
+                    known[key] = date
+                    yield item
         if not follow:
             return
         await asyncio.sleep(POLL_SECONDS * SECOND)
@@ -124,9 +116,8 @@ async def ioc_stream(
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield notifications, oldest first; with `follow`, for ever. Raises VirusTotalError."""
     async with VirusTotal(apikey) as client:
-        async for new in pages(client, {}, filter=filter, since=since, follow=follow):
-            for item in new:
-                yield item
+        async for item in get_new(client, {}, filter=filter, since=since, follow=follow):
+            yield item
 
 
 def main(
@@ -140,31 +131,29 @@ def main(
     style: Annotated[Format | None, typer.Option("--format", help="[default: text on a terminal, else jsonl]")] = None,
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
-    """Write each page of notifications as it arrives."""
+    """Write each notification as it arrives."""
     if filter and "date:" in filter:
         raise UsageError("use --since in place of a date: filter")
-    known = read_known(output) if output else {}
+    known = read_known(output) if output and output.exists() and output.stat().st_size else {}
     start = parse_time(since) if since else None
 
     async def work() -> int:
         written, error = 0, None
         async with VirusTotal(apikey) as client:
-            if follow:
-                client.max_wait = math.inf
+            client.max_wait = math.inf if follow else client.max_wait
             with open_lines(output, append=True) as lines:
                 try:
-                    async for new in pages(client, known, filter=filter, since=start, follow=follow):
-                        new = new[: limit - written] if limit else new
-                        write_objects(new, lines, style)
-                        written += len(new)
-                        if 0 < limit == written:
+                    async for item in get_new(client, known, filter=filter, since=start, follow=follow):
+                        write_objects([item], lines, style)
+                        written += 1
+                        if written == limit:
                             break
                 except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
                     if isinstance(stopped, BrokenPipeError) or not written:
                         raise
                     error = stopped
-        done = plural(written, "notification") + (" (run again to continue)" if output and error else "")
-        return print_summary(done, client.requests, error=error)
+        again = "the same command" if output else ""
+        return print_summary(plural(written, "notification"), client.requests, error=error, resume=again)
 
     return asyncio.run(work())
 
@@ -236,10 +225,11 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -247,10 +237,11 @@ def describe(item: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+def open_lines(path: Path | None, *, append: bool = False, option: str = "--cursor") -> Iterator[TextIO]:
     """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
 
-    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    A file that exists is refused, unless `append`, for which the user gives `option`: then an incomplete last line is
+    removed, and lines are added.
     Raises UsageError and OSError.
     """
     if path is None:
@@ -261,7 +252,7 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
     try:
         with file:
             yield file
@@ -292,17 +283,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -383,15 +380,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -451,7 +454,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
@@ -481,7 +486,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -499,8 +504,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -533,13 +538,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""

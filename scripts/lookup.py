@@ -5,8 +5,8 @@
 # dependencies = [
 #     "aiohttp>=3.13,<4",
 #     "aiolimiter>=1.2,<2",
+#     "aiostream>=0.8,<0.9",
 #     "ioc-fanger>=5.1,<6",
-#     "rich>=14,<16",
 #     "tenacity>=9.1,<10",
 #     "typer>=0.27,<0.30",
 #     "vt-py>=0.22,<0.23",
@@ -17,9 +17,9 @@
 # ///
 """What does VirusTotal know about these indicators? Look up hashes, domains, IP addresses and URLs, defanged or not.
 
-Each object is printed as VirusTotal sent it, plus the key `lookup`: the indicator. An indicator that is listed twice is
-looked up once. One that VirusTotal does not know is an object with an `error`. Any key will do. One indicator costs one
-request; --relationship adds one for each 40 related objects, which come before the object itself.
+Each object is printed as VirusTotal sent it, plus the key `lookup`: the indicator. One that VirusTotal does not know is
+an object with an `error`. Any key will do. One indicator costs one request; --relationship adds one for each 40 related
+objects, which come before the object itself.
 
     uv run scripts/lookup.py evil.example 'hxxp://192.0.2[.]7/a' 44d88612fea8a8f36de82e1278abb02f
     VT_RATE=4 uv run scripts/lookup.py --file iocs.txt -o answers.jsonl --resume
@@ -35,30 +35,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import functools
 import ipaddress
 import itertools
 import json
 import re
 import signal
 import sys
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TextIO
 
-import ioc_fanger  # type: ignore[import-untyped]
+import aiostream
+import ioc_fanger
 import typer
 import vt
 import yarl
 
 PATHS = {"file": "/files/{}", "domain": "/domains/{}", "ip_address": "/ip_addresses/{}", "url": "/urls/{}"}
-DOMAIN = r"(?=.{4,253}$)([a-z0-9_]([\w-]{0,61}\w)?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]"
-# VirusTotal's answers about one indicator: it is unknown, or not a valid domain. Other errors are failures.
+# What VirusTotal says of an indicator that it does not know, or that is not a valid domain. Other errors are failures.
 ANSWERS = ("NotFoundError", "InvalidArgumentError", "BadRequestError")
-MAX_FAILURES_IN_A_ROW = 5
 
-Objects = list[dict[str, Any]]  # a page of them
-Prefetch = tuple[AsyncIterator[Objects], asyncio.Future[Objects]]  # pages, and the first of them
+Objects = AsyncIterator[dict[str, Any]]
 
 
 class Indicator(NamedTuple):
@@ -74,9 +73,8 @@ class Indicator(NamedTuple):
 
 
 # Extraction libraries find indicators in prose, and lose some that stand alone: ioc-finder 9.4 and iocsearcher 3.1 drop
-# evil.example and cut http://evil.com/☃ and http://user:pw@evil.com/; the former misses URLs with an IPv6 address, the
-# latter all IPv6 (and installs 110 MB); iocextract 1.16, of 2023, has no domains. ioc-fanger is what ioc-finder refangs
-# with. An entry is taken as it is first: refanging would turn a-dot-b.example into a.b.example.
+# evil.example, iocextract 1.16 all domains, and iocsearcher all IPv6. ioc-fanger is what ioc-finder refangs with. An
+# entry is taken as it is first: refanging would turn a-dot-b.example into a.b.example.
 def parse_indicator(text: str) -> Indicator:
     """Return the indicator that `text` is, defanged or not. Raises ValueError."""
     with contextlib.suppress(ValueError):
@@ -85,158 +83,117 @@ def parse_indicator(text: str) -> Indicator:
 
 
 def classify(text: str) -> Indicator:
-    """Return the indicator that `text` is. The port of a bare host is dropped. Raises ValueError."""
+    """Return the indicator that `text` is. Raises ValueError."""
     if re.fullmatch("[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}", text):
         return Indicator("file", text.lower())
-    if ip := parse_ip(text):
-        return Indicator("ip_address", ip)
-    scheme = re.match("([a-z]+)://", text, re.IGNORECASE)
-    address = yarl.URL(text if scheme else f"//{text}")
-    host = (address.raw_host or "").rstrip(".").lower()  # internationalised names in ASCII
-    ip = parse_ip(host)
-    is_network = re.fullmatch(r"[0-9a-fA-F:.]+/\d{1,3}", text)
-    is_unknown = address.scheme not in ("http", "https", "ftp") if scheme else address.user or is_network
-    if is_unknown or not (ip or re.fullmatch(DOMAIN, host)):
-        raise ValueError(text)
-    if scheme or re.search("[/?#]", text):
-        return Indicator("url", text if scheme else f"http://{text}")
-    return Indicator("ip_address", ip) if ip else Indicator("domain", host)
+    with contextlib.suppress(ValueError):  # yarl takes the end of an IPv6 address for a port
+        return Indicator("ip_address", str(ipaddress.ip_address(text)))
+    if re.match("(https?|ftp)://", text, re.IGNORECASE):
+        parse_host(text)
+        return Indicator("url", text)
+    host = parse_host(f"//{text}")
+    if re.match(r"[^/]*@|[\d.]+/\d+$", text):
+        raise ValueError("an e-mail address or a network")
+    return Indicator("url", f"http://{text}") if re.search("[/?#]", text) else host
 
 
-def parse_ip(text: str) -> str | None:
-    """Return an IP address in its shortest form, or None if `text` is none."""
+def parse_host(url: str) -> Indicator:
+    """Return the IP address or domain in a URL, an internationalised name in ASCII. Raises ValueError."""
+    host = (yarl.URL(url).raw_host or "").rstrip(".")
     with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(text))
-    return None
+        return Indicator("ip_address", str(ipaddress.ip_address(host)))
+    if not re.fullmatch(r"(\w[\w-]*\.)+[a-z][\w-]+", host, re.ASCII):
+        raise ValueError(f"not a domain: {host}")
+    return Indicator("domain", host)
 
 
-def read_indicators(arguments: Iterable[str], file: str | None = None) -> tuple[list[Indicator], list[str]]:
-    """Return the indicators, each once, and a message for each bad entry. Raises OSError.
-
-    `file` has one entry a line (-: stdin); empty lines and comments (#) are skipped.
-    """
-    entries = [(f"argument {number}", text) for number, text in enumerate(arguments, 1)]
-    if file:
-        with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as lines:
-            texts = (line.decode(errors="replace").strip("\ufeff \t\r\n") for line in lines)
-            entries += [(f"{file}:{n}", text) for n, text in enumerate(texts, 1) if text and not text.startswith("#")]
-    indicators: dict[Indicator, None] = {}
-    bad = []
+def read_indicators(arguments: Iterable[str], lines: Iterable[str] = ()) -> tuple[list[Indicator], list[str]]:
+    """Return the indicators, each once, and a message for each bad entry. Empty lines and comments (#) are skipped."""
+    entries = [(f"argument {number}", text.strip()) for number, text in enumerate(arguments, 1)]
+    entries += [(f"line {number}", text.strip()) for number, text in enumerate(lines, 1)]
+    indicators, bad = [], []
     for where, text in entries:
         try:
-            indicators[parse_indicator(text.strip())] = None
+            indicators += [parse_indicator(text)] if text and not text.startswith("#") else []
         except ValueError:
             bad.append(f"{where}: not a hash, domain, IP address or URL: {text[:200]}")
-    return list(indicators), bad
+    return list(dict.fromkeys(indicators)), bad
 
 
 async def find_relationships(client: VirusTotal, wanted: list[str]) -> dict[str, list[str]]:
-    """Return those of the `wanted` relationships that each type of object has. Raises UsageError for an unknown one.
-
-    VirusTotal lists them: https://docs.virustotal.com/reference/metadata
-    """
-    listed = (await client.get_json_async("/metadata"))["data"]["relationships"] if wanted else {}
+    """Return which of the `wanted` relationships each type of object has. Raises UsageError for one that none has."""
+    if not wanted:
+        return {}
+    listed = (await client.get_json_async("/metadata"))["data"]["relationships"]
     names = {kind: [entry["name"] for entry in listed.get(kind, [])] for kind in PATHS}
-    known = set().union(*names.values())
     for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known) or sorted(known)
-            raise UsageError(f"{name} is not a relationship: did you mean {' or '.join(near)}?")
-    return {kind: [name for name in dict.fromkeys(wanted) if name in names[kind]] for kind in PATHS}
+        near = difflib.get_close_matches(name, itertools.chain(*names.values()), n=1, cutoff=0)
+        if near != [name]:
+            raise UsageError(f"{name} is not a relationship: did you mean {near[0]}?")
+    return {kind: [name for name in names[kind] if name in wanted] for kind in PATHS}
+
+
+async def get_object(client: VirusTotal, indicator: Indicator, names: list[str]) -> dict[str, Any]:
+    """Return an object, or an error item if VirusTotal does not know the indicator. Raises VirusTotalError."""
+    params = {"relationships": ",".join(names)} if names else {}  # the first descriptors of each
+    try:
+        return (await client.get_json_async(PATHS[indicator.type], indicator.id, params=params))["data"]
+    except VirusTotalError as error:
+        if error.code not in ANSWERS or (error.status == 400 and names):  # it may refuse a relationship
+            raise
+        details = {"code": error.code, "message": error.message}
+        return {"type": indicator.type, "id": indicator.value, "error": details}
 
 
 async def get_objects(
-    client: VirusTotal, indicator: Indicator, relationships: list[str], limit: int
-) -> AsyncIterator[Objects]:
-    """Yield pages of related objects, then a page with the object itself: with it, the indicator is complete.
-
-    If VirusTotal answers with an error, the object is an error item. Raises an error that would hit every indicator.
-    """
-    path, params = PATHS[indicator.type], {"relationships": ",".join(relationships)} if relationships else None
-    step = ""
+    client: VirusTotal, relationships: dict[str, list[str]], limit: int, indicator: Indicator
+) -> Objects:
+    """Yield the related objects, then the object itself or {"failed": VirusTotalError}; each with the key `lookup`."""
+    key, names = {"lookup": indicator.value}, relationships.get(indicator.type, [])
     try:
-        item = (await client.get_json_async(path, indicator.id, params=params))["data"]
-        for name in relationships:
-            step = f"{name}: "
-            embedded = (item.get("relationships") or {}).get(name) or {"data": "unknown"}
-            if embedded.get("data"):  # the first 20 descriptors; none saves a request
-                async for page in client.pages(f"{path}/{name}", indicator.id, limit=limit):
-                    yield [{"lookup": indicator.value, "relationship": name} | related for related in page.objects]
+        item = await get_object(client, indicator, names)
+        for name in names if "error" not in item else []:
+            if item.get("relationships", {}).get(name, {}).get("data", "unknown"):  # none saves a request
+                async for page in client.pages(f"{PATHS[indicator.type]}/{name}", indicator.id, limit=limit):
+                    for related in page.objects:
+                        yield key | {"relationship": name} | related
+        yield key | item
     except VirusTotalError as error:
-        if error.status in (401, 403, 429):
-            raise
-        if error.status == 400 and relationships:  # does it refuse the indicator or a relationship?
-            step = step or "with relationships: "
-        details = {"code": step + error.code, "message": error.message}
-        item = {"type": indicator.type, "id": indicator.id, "error": details}
-        item |= {"context_attributes": {"url": indicator.value}} if indicator.type == "url" else {}
-    yield [{"lookup": indicator.value} | item]
-
-
-def is_complete(objects: Objects) -> bool:
-    """Return whether a page is the last of its indicator."""
-    return bool(objects) and "relationship" not in objects[-1]
-
-
-def is_failure(objects: Objects) -> bool:
-    """Return whether a page says that a look-up failed; that VirusTotal does not know an indicator is an answer."""
-    return is_complete(objects) and objects[-1].get("error", {}).get("code", ANSWERS[0]) not in ANSWERS
-
-
-async def get_all(
-    client: VirusTotal, indicators: Iterable[Indicator], relationships: dict[str, list[str]], limit: int = 0
-) -> AsyncIterator[Objects]:
-    """Yield the pages of each indicator, in the order of `indicators`. The first pages of the next ones are prefetched.
-
-    An error that would hit every indicator is raised after the prefetched pages that are complete.
-    """
-    size = 4 if any(relationships.values()) else 32  # 40 related objects may take 40 MB
-    todo, failures = iter(indicators), 0
-    window: deque[Prefetch] = deque()
-    try:
-        while True:
-            for indicator in itertools.islice(todo, size - len(window)):
-                pages = get_objects(client, indicator, relationships[indicator.type], limit)
-                window.append((pages, asyncio.ensure_future(anext(pages))))
-            if not window:
-                return
-            pages, first = window.popleft()
-            try:
-                objects = await first
-                failures = failures + 1 if is_failure(objects) else 0
-                if failures > MAX_FAILURES_IN_A_ROW:
-                    raise VirusTotalError("TooManyFailures", f"{failures} in a row")
-            except (VirusTotalError, asyncio.CancelledError) as error:
-                if window and isinstance(error, VirusTotalError):  # requests that are under way are paid for
-                    await asyncio.wait([first for _, first in window], timeout=10 * SECOND)
-                for _, first in window:
-                    if first.done() and not first.exception() and is_complete(first.result()):
-                        yield first.result()
-                raise
-            yield objects
-            async for objects in pages:
-                yield objects
-    finally:
-        for _, first in window:
-            first.cancel()
-        await asyncio.gather(*(first for _, first in window), return_exceptions=True)
+        yield key | {"failed": error}
 
 
 async def lookup(
-    indicators: Iterable[str], *, relationships: Iterable[str] = (), limit: int = 0, apikey: str | None = None
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield objects as they are printed: for each indicator up to `limit` related ones (0: all), then its own.
+    indicators: Iterable[str],
+    *,
+    relationships: Iterable[str] = (),
+    limit: int = 0,
+    apikey: str | None = None,
+    client: VirusTotal | None = None,
+) -> Objects:
+    """Yield what `get_objects` does, in the order of `indicators`, with up to `limit` related objects (0: all).
 
-    A look-up that failed is an item with an `error`, too. Raises UsageError and VirusTotalError.
+    An error that every look-up would meet is raised after those that are under way; others are printed, too. Raises
+    UsageError for what is no indicator, and for an unknown relationship.
     """
     wanted, bad = read_indicators(as_list("indicators", indicators))
     if bad:
         raise UsageError("; ".join(bad))
-    async with VirusTotal(apikey) as client:
-        names = await find_relationships(client, as_list("relationships", relationships))
-        async for objects in get_all(client, wanted, names, limit):
-            for item in objects:
+    fatal: list[VirusTotalError] = []
+    async with client or VirusTotal(apikey) as api:
+        names = await find_relationships(api, as_list("relationships", relationships))
+        todo = aiostream.stream.iterate(itertools.takewhile(lambda _: not fatal, wanted))
+        get = functools.partial(get_objects, api, names, limit)
+        at_once = 4 if names else 32  # 40 related objects may take 40 MB
+        async with aiostream.stream.concatmap(todo, get, task_limit=at_once).stream() as items:
+            async for item in items:
+                error = item.get("failed")
+                if error and is_fatal(api, error):
+                    fatal.append(error)
+                elif error:
+                    log(f"{item['lookup']}: {error}")
                 yield item
+    if fatal:
+        raise fatal[0]
 
 
 def read_done(path: Path) -> set[str]:
@@ -244,53 +201,42 @@ def read_done(path: Path) -> set[str]:
 
     kill -9 may leave half a line, or a part of an indicator's related objects. Raises UsageError for another file.
     """
-    done: set[str] = set()
-    start, position, end = b'{"lookup": "', 0, 0
+    done, end = set(), 0
     with open(path, "rb+") as file:
-        for line in file:
-            if not line.startswith(start[: len(line)]):
+        while line := file.readline():
+            if not b'{"lookup": "'.startswith(line[:12]):
                 raise UsageError(f"{path} is not an output of lookup.py; nothing was changed")
-            position += len(line)
-            if line.endswith(b"\n") and is_complete([item := json.loads(line)]):
+            if line.endswith(b"\n") and "relationship" not in (item := json.loads(line)):
                 done.add(item["lookup"])
-                end = position
+                end = file.tell()
         file.truncate(end)
     return done
 
 
-async def write_all(
-    pages: AsyncIterator[Objects], file: TextIO, style: Format | None, counts: Counter[str], total: int
-) -> None:
-    """Write pages, and count the indicators that are answered, not found and failed.
+async def write_all(objects: Objects, file: TextIO, style: Format | None, counts: Counter[str]) -> None:
+    """Write objects, and count the indicators that are answered and not found.
 
-    A failed look-up is not written; its related objects are removed again, if `file` is not stdout.
+    The related objects of a failed look-up are removed again, if `file` is not stdout.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     can_truncate = file is not sys.stdout
-    hidden = file.isatty() or not sys.stderr.isatty()
-    start = file.tell() if can_truncate else 0
-    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, disable=hidden) as bar:
-        task = bar.add_task("", total=total)
-        async for objects in pages:
-            if is_failure(objects):
-                log("{lookup}: {error[code]}: {error[message]}".format(**objects[-1]))
-                counts["failed"] += 1
-                if can_truncate:
-                    file.seek(start)
-                    file.truncate()
-                continue
-            write_objects(objects, file, style)
-            if is_complete(objects):
-                counts.update({"answered": 1, "not found": int("error" in objects[-1])})
-                bar.advance(task)
-                start = file.tell() if can_truncate else 0
+    end = file.tell() if can_truncate else 0
+    async for item in objects:
+        if "failed" not in item:
+            write_objects([item], file, style)
+        elif can_truncate:
+            file.seek(end)
+            file.truncate()
+        if not item.keys() & {"failed", "relationship"}:
+            counts.update({"answered": 1, "not found": int("error" in item)})
+            end = file.tell() if can_truncate else 0
 
 
 def main(
     indicators: Annotated[list[str] | None, typer.Argument(metavar="[IOC]...", help="Defanged or not.")] = None,
-    file: Annotated[str | None, typer.Option(help="A list, one indicator a line; -: stdin.")] = None,
+    file: Annotated[
+        typer.FileText | None,
+        typer.Option(encoding="utf-8-sig", errors="replace", help="A list, one indicator per line; -: stdin."),
+    ] = None,
     relationship: Annotated[list[str] | None, typer.Option(help="Also what is related, by name. Repeatable.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="How many objects of each relationship; 0: all.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON Lines file instead of stdout.")] = None,
@@ -301,35 +247,30 @@ def main(
     """Look up what the output lacks, and write the answers in the order of the input."""
     if resume and not output:
         raise UsageError("--resume needs --output")
-    if output and output.exists() and not resume:
-        raise UsageError(f"{output} exists: name another file, or continue it with --resume")
-    wanted, bad = read_indicators(indicators or [], file)
+    wanted, bad = read_indicators(indicators or [], file or [])
     for message in bad:
         log(message)
-    if not wanted and (bad or not file):
-        raise UsageError("no indicator to look up: name one, or a --file with one a line")
-    done = read_done(output) if output and output.exists() else set()
-    todo = [indicator for indicator in wanted if indicator.value not in done]
+    if not wanted and not file:
+        raise UsageError("no indicator to look up: name one, or a --file with one per line")
+    done = read_done(output) if resume and output and output.exists() else set()
+    todo = [indicator.value for indicator in wanted if indicator.value not in done]
     counts: Counter[str] = Counter()
 
     async def work() -> int:
-        error: BaseException | None = None
-        async with VirusTotal(apikey) as client:
-            with open_lines(output, append=resume) as lines:
-                names = await find_relationships(client, (relationship or []) if todo else [])
-                pages = get_all(client, todo, names, limit)
-                try:
-                    await write_all(pages, lines, style, counts, len(todo))
-                except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-                    if isinstance(stopped, BrokenPipeError) or not counts["answered"]:
-                        raise
-                    error = stopped
+        error: BaseException | str | None = None
+        client = VirusTotal(apikey)
+        with open_lines(output, append=resume, option="--resume") as lines:
+            objects = lookup(todo, relationships=relationship or [], limit=limit, client=client)
+            try:
+                await write_all(objects, lines, style, counts)
+            except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+                if isinstance(stopped, BrokenPipeError) or not counts["answered"]:
+                    raise
+                error = stopped
         missing = len(todo) - counts["answered"]
         summary = f"{len(wanted) - missing} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
-        summary += " (continue with --resume)" if missing and output else ""
-        gaps = {"failed": counts["failed"], "not an indicator": len(bad)}
-        reason = ", ".join(f"{count} {gap}" for gap, count in gaps.items() if count)
-        return print_summary(summary, client.requests, error=error or reason or None)
+        error = error or ("what is missing is listed above" if missing or bad else None)
+        return print_summary(summary, client.requests, error=error, resume="--resume" if output and missing else "")
 
     return asyncio.run(work())
 
@@ -347,7 +288,7 @@ import shlex
 import time
 import tomllib
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 import aiohttp
@@ -403,10 +344,11 @@ def describe(item: dict[str, Any]) -> str:
     stats = attributes.get("last_analysis_stats") or {}
     names = [attributes.get(key) for key in ("meaningful_name", "name", "title", "as_owner", "registrar", "status")]
     error = item.get("error") or {}
+    url = context.get("url") or attributes.get("url")  # a search has answered a list of one
     parts = [
-        context.get("url") or attributes.get("url") or item.get("id"),
+        (url[0] if isinstance(url, list) else url) or item.get("id"),
         f"{stats.get('malicious', 0)}/{sum(stats.values())}" if stats else "",
-        context.get("rule_name"),
+        context.get("rule_name") or (context.get("hunting_info") or {}).get("rule_name"),
         next(filter(None, names), ""),
         f"{error.get('code')}: {error.get('message')}" if error else "",
     ]
@@ -414,10 +356,11 @@ def describe(item: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+def open_lines(path: Path | None, *, append: bool = False, option: str = "--cursor") -> Iterator[TextIO]:
     """Open stdout, or the file `path` for lines. A file that stays empty because of an error is removed.
 
-    A file that exists is refused, unless `append`: then an incomplete last line is removed, and lines are added.
+    A file that exists is refused, unless `append`, for which the user gives `option`: then an incomplete last line is
+    removed, and lines are added.
     Raises UsageError and OSError.
     """
     if path is None:
@@ -428,7 +371,7 @@ def open_lines(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with --cursor") from None
+        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
     try:
         with file:
             yield file
@@ -459,17 +402,23 @@ def write_objects(objects: Iterable[dict[str, Any]], file: TextIO, style: Format
 
 
 def print_summary(
-    done: str, requests: int | None = None, *, error: BaseException | str | None = None, cursor: str | None = None
+    done: str,
+    requests: int | None = None,
+    *,
+    error: BaseException | str | None = None,
+    cursor: str | None = None,
+    resume: str = "",
 ) -> int:
     """Print the last line and return the exit code.
 
-    The line says what was `done`, how many requests it took, whether it is complete, and how to resume after `cursor`.
+    The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
+    with the option `resume`.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
-    resume = f"--cursor {shlex.quote(cursor)}" if cursor else ""
+    resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if resume else f"{spent}, complete")
+        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -533,15 +482,21 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
+UNSENT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)  # no connection, so nothing was sent
+
 RETRY_STATUSES = {424, 429, 500, 501, 502, 503, 504}  # https://docs.virustotal.com/reference/errors, and proxies
 
 
 class VirusTotalError(vt.APIError):
-    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`."""
+    """An error response, or a network failure (`status` 0): vt-py's `code` and `message`, and the HTTP `status`.
 
-    def __init__(self, code: str, message: str, status: int = 0) -> None:
+    `may_have_run` says whether VirusTotal may have carried the request out.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 0, *, may_have_run: bool = False) -> None:
         super().__init__(code, message)
         self.status = status
+        self.may_have_run = may_have_run or status >= 500
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -601,7 +556,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
@@ -631,7 +588,7 @@ class VirusTotal(vt.Client):
             request.headers["X-Apikey"] = self._apikey
         else:
             request.headers.pop("Authorization", None)  # trust_env takes it from ~/.netrc
-        idempotent = request.method in ("GET", "HEAD", "DELETE")
+        idempotent = request.method in ("GET", "HEAD", "DELETE", "PATCH")  # VirusTotal's PATCH sets attributes
         attempt, waited = 0, 0.0
         while True:
             if own:
@@ -649,8 +606,8 @@ class VirusTotal(vt.Client):
                 repeatable = idempotent or (outcome.status == 429 and not consumed)
                 reason = f"HTTP {outcome.status}"
             except NETWORK_ERRORS as error:
-                unsent = isinstance(error, aiohttp.ClientConnectorError)
-                repeatable = (idempotent or unsent) and not isinstance(error, aiohttp.ClientSSLError)
+                repeatable = idempotent or isinstance(error, UNSENT_ERRORS)
+                repeatable &= not isinstance(error, aiohttp.ClientSSLError)
                 outcome = self.network_error(error)
                 reason = str(outcome)
             # A host that was never reached is mistyped, or there is no network. Followers set max_wait to infinity.
@@ -683,13 +640,14 @@ class VirusTotal(vt.Client):
         """Wait for VT_RATE, and count the request. Raises VirusTotalError when VT_MAX_REQUESTS is reached."""
         await self.pace.acquire()
         if self.requests >= self.max_requests:
-            raise VirusTotalError("VT_MAX_REQUESTS", f"{self.max_requests:.0f} requests are spent", 429)
+            raise VirusTotalError("VT_MAX_REQUESTS", f"the limit of {self.max_requests:.0f} is reached", 429)
         self.requests += 1
 
     def network_error(self, error: BaseException) -> VirusTotalError:
         """Return the VirusTotalError for an error of aiohttp's."""
         hint = "" if self.connected else " (check the network, VT_HOST and HTTPS_PROXY)"
-        return VirusTotalError(type(error).__name__, f"{self.redact(error) or 'no answer in time'}{hint}")
+        message = f"{self.redact(error) or 'no answer in time'}{hint}"
+        return VirusTotalError(type(error).__name__, message, may_have_run=not isinstance(error, UNSENT_ERRORS))
 
     def redact(self, text: object) -> str:
         """Return `text` without the API key. Keys are 64 characters; a short test key would match inside words."""
@@ -822,6 +780,14 @@ def find_key(apikey: str | None) -> tuple[str, str]:
         "no API key in --apikey, VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml (`vt init` writes it); "
         "scripts/replay.py runs a command without one"
     )
+
+
+FATAL_STATUSES = (401, 403, 429)  # a refused key, a missing privilege, an exhausted quota
+
+
+def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ...] = FATAL_STATUSES) -> bool:
+    """Return whether every other request would fail, too: for one of these statuses, and where there is no network."""
+    return error.status in statuses or not client.connected
 
 
 # [[[end]]]
