@@ -196,8 +196,8 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
 def datatables() -> tuple[str, str]:
     """Return the script and the style of DataTables, which the itables package bundles under the MIT licence.
 
-    bokeh's charts and table need 2.0 MB of script (here 0.7 MB) and 117 MB of packages (here 8 MB), and draw bars on a
-    canvas, where no keyboard reaches them. great_tables makes 1.3 MB of HTML from 1,000 rows, without search or paging.
+    bokeh's charts and table need 2.0 MB of script (here 0.7 MB) and 117 MB of packages (here 8 MB), and draw on a
+    canvas. great_tables makes 1.3 MB of HTML from 1,000 rows, without search or paging.
     Both escape by themselves; DataTables does with `render.text()`, and pygal, whose SVG needs no script, always.
     """
     spec = importlib.util.find_spec("itables")  # to import it would load pandas, if that is installed
