@@ -9,6 +9,8 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+from output import UsageError
+
 
 # vendor:begin
 class dictpath:  # noqa: N801 - reads like the module of that name in vt-py's examples
@@ -20,17 +22,17 @@ class dictpath:  # noqa: N801 - reads like the module of that name in vt-py's ex
     @staticmethod
     @functools.cache
     def parse(path: str) -> Any:
-        """Return the parsed path. Raises ValueError."""
+        """Return the parsed path. Raises UsageError, a ValueError."""
         from jsonpath_ng.ext import parse
 
         try:
             return parse(path)
         except Exception as error:  # the parser has no common class of errors
-            raise ValueError(f"bad JSONPath {path!r}: {error}") from None
+            raise UsageError(f"bad JSONPath {path!r}: {error}") from None
 
     @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
-        """Yield each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
+        """Yield each value that `path` matches in `obj`, in document order. Raises UsageError for a bad path."""
         parsed = dictpath.parse(path)
         try:
             yield from [match.value for match in parsed.find(obj)]

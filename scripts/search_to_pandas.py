@@ -36,11 +36,9 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, key or query, 3 incomplete, 4 q
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -49,18 +47,11 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-# What is worth counting over all rows.
+# The columns whose most frequent values are printed below the table.
 COUNTED = [
-    "type_description",
-    "popular_threat_classification.suggested_threat_label",
-    "last_http_response_code",
-    "title",
-    "tld",
-    "registrar",
-    "country",
-    "as_owner",
-    "tags",
-]
+    "type_description", "popular_threat_classification.suggested_threat_label", "last_http_response_code", "title",
+    "tld", "registrar", "country", "as_owner", "tags",
+]  # fmt: skip
 
 
 class SearchResult(NamedTuple):
@@ -76,7 +67,6 @@ class SearchResult(NamedTuple):
 async def search(
     query: str,
     columns: dict[str, str],
-    *,
     limit: int,
     order: str | None,
     verdicts: bool,
@@ -91,19 +81,17 @@ async def search(
     # Most of an object's size, and seldom wanted.
     wanted = verdicts or any(re.search(r"last_analysis_results|\.\.|\.\*", path) for path in columns.values())
     params = {"query": query, "order": order, "exclude_attributes": None if wanted else "last_analysis_results"}
-    objects: list[dict[str, Any]] = []
-    total, error = None, None
+    found = SearchResult([], None, None, 0, None)
     async with VirusTotal(apikey) as client:
         try:
             async for page in client.pages("/intelligence/search", limit=limit, cursor=cursor, **params):
-                objects += page.objects
-                cursor, total = page.cursor, page.total
-                progress(f"{len(objects)} of {limit or total or 'all'}")
-        except (VirusTotalError, asyncio.CancelledError) as stopped:
-            if not objects:
+                found = SearchResult(found.objects + page.objects, page.cursor, page.total, client.requests, None)
+                progress(f"{len(found.objects)} of {limit or page.total or 'all'}")
+        except (VirusTotalError, asyncio.CancelledError) as error:
+            if not found.objects:
                 raise
-            error = stopped
-        return SearchResult(objects, cursor if objects else None, total, client.requests, error)
+            return found._replace(error=error, requests=client.requests)
+        return found._replace(requests=client.requests)
 
 
 async def search_to_dataframe(
@@ -122,7 +110,7 @@ async def search_to_dataframe(
     search ends early, `attrs` says why ("error") and where to continue ("cursor"). Raises UsageError, VirusTotalError.
     """
     columns = parse_columns(as_list("column", column))
-    found = await search(query, columns, limit=limit, order=order, verdicts=verdicts, cursor=cursor, apikey=apikey)
+    found = await search(query, columns, limit, order, verdicts, cursor, apikey)
     frame = to_frame(found.objects, columns)
     frame.attrs = {
         "complete": not (found.error or found.cursor),
@@ -131,19 +119,6 @@ async def search_to_dataframe(
         "requests": found.requests,
     }
     return frame
-
-
-def count_values(frame: pd.DataFrame, names: Iterable[str], most: int = 5) -> str:
-    """Return a line for each of these columns in which values repeat: the `most` frequent values."""
-    lines = [""]
-    for name in (name for name in names if name in frame):
-        values = [part for cell in frame[name].dropna() for part in (cell if isinstance(cell, list) else [cell])]
-        counts = Counter(str(value) for value in values if not isinstance(value, dict | list)).most_common()
-        if counts and counts[0][1] > 1:
-            shown = ", ".join(f"{shorten(value, 100)} {count}" for value, count in counts[:most])
-            more = f", {len(counts) - most} more" if len(counts) > most else ""
-            lines.append(printable(f"{name}: {shown}{more}"))
-    return "\n".join([*lines, ""]) if lines[1:] else ""
 
 
 def main(
@@ -170,15 +145,12 @@ def main(
 
     columns, outputs = parse_columns(column or []), output or []
     check_outputs(outputs, resuming=bool(cursor))
-    options: dict[str, Any] = {"limit": limit, "order": order, "verdicts": verdicts, "cursor": cursor, "apikey": apikey}
     with Console(stderr=True).status("searching") as status:
-        found = asyncio.run(search(query, columns, **options, progress=status.update))
-    objects, total = found.objects, found.total
-    below = functools.partial(count_values, names=columns or COUNTED)
-    error = write_table(objects, columns, outputs, style, raw=raw, below=below)
-    of_total = f" of {total}" if total and found.cursor else ""
-    done = f"{len(objects)}{of_total} {plural(len(objects), 'object').partition(' ')[2]}"
-    return print_summary(done, found.requests, error=error or found.error, cursor=found.cursor)
+        found = asyncio.run(search(query, columns, limit, order, verdicts, cursor, apikey, status.update))
+    error = write_table(found.objects, columns, outputs, style, raw=raw, counted=columns or COUNTED)
+    of_total = f" of {found.total}" if found.total and found.cursor else ""
+    count, noun = plural(len(found.objects), "object").split()
+    return print_summary(f"{count}{of_total} {noun}", found.requests, error=error or found.error, cursor=found.cursor)
 
 
 # [[[cog vendor() ]]]
@@ -189,6 +161,7 @@ import contextlib
 import csv
 import difflib
 import email.utils
+import functools
 import io
 import json
 import math
@@ -200,6 +173,7 @@ import tempfile
 import time
 import tomllib
 import urllib.parse
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -449,7 +423,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
@@ -682,17 +658,17 @@ class dictpath:  # noqa: N801 - reads like the module of that name in vt-py's ex
     @staticmethod
     @functools.cache
     def parse(path: str) -> Any:
-        """Return the parsed path. Raises ValueError."""
+        """Return the parsed path. Raises UsageError, a ValueError."""
         from jsonpath_ng.ext import parse
 
         try:
             return parse(path)
         except Exception as error:  # the parser has no common class of errors
-            raise ValueError(f"bad JSONPath {path!r}: {error}") from None
+            raise UsageError(f"bad JSONPath {path!r}: {error}") from None
 
     @staticmethod
     def iterate(obj: Any, path: str) -> Iterator[Any]:
-        """Yield each value that `path` matches in `obj`, in document order. Raises ValueError for a bad path."""
+        """Yield each value that `path` matches in `obj`, in document order. Raises UsageError for a bad path."""
         parsed = dictpath.parse(path)
         try:
             yield from [match.value for match in parsed.find(obj)]
@@ -718,6 +694,8 @@ TableFormat = Literal["table", "csv", "jsonl", "markdown"]  # what stdout gets
 SUFFIXES = (".csv", ".jsonl", ".md", ".parquet", ".xlsx", ".db", ".sqlite")
 
 KEYS = ["id", "rule_name", "notification_id"]  # tell a database's rows apart
+
+MAX_CELL_CHARS = 32_767  # Excel's limit
 
 # The first columns of every table, most useful first. The others follow in alphabetical order.
 USEFUL = [
@@ -750,27 +728,19 @@ def parse_columns(specs: Iterable[str]) -> dict[str, str]:
             path = re.sub(r"(^|\.)([^.\[\]*'\"]+)(?=$|[.\[])", r"\1'\2'", path)
         if name in columns:
             raise UsageError(f"--column {spec}: there is a column {name} already; NAME=PATH gives it another name")
-        try:
-            dictpath.parse(path)
-        except ValueError as error:
-            raise UsageError(f"--column {spec}: {error}") from None
+        dictpath.parse(path)
         columns[name] = path
     return columns
 
 
 def fields(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an object's values by the names that columns have: its attributes, id and type, and what else it holds.
-
-    Context attributes that identify it stand beside the attributes. A dict without attributes is a row as it is.
-    """
-    attributes, context = item.get("attributes"), item.get("context_attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
+    """Return an object's values by column: its attributes, the context that identifies it, and what else it holds."""
+    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
     unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
+    hoisted = {"url", "rule_name", "notification_id", "notification_date"} - attributes.keys()
     rest = {key: value for key, value in item.items() if key not in unused}
-    if isinstance(context, dict):
-        names = ("url", "rule_name", "notification_id", "notification_date")
-        hoisted = {key: value for key, value in context.items() if key in names and key not in attributes}
-        rest |= hoisted | {"context_attributes": {k: v for k, v in context.items() if k not in hoisted}}
+    rest |= {key: value for key, value in context.items() if key in hoisted}
+    rest["context_attributes"] = {key: value for key, value in context.items() if key not in hoisted}
     clashing = {key: value for key, value in attributes.items() if key in rest and value != rest[key]}
     return attributes | rest | {"attributes": clashing}  # an attribute may be called `type`
 
@@ -781,7 +751,7 @@ def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(inner, dict) and key not in ARBITRARY:
             yield from flatten(inner, f"{prefix}{key}.")
         else:
-            yield replace_surrogates(f"{prefix}{key}"), inner
+            yield f"{prefix}{key}", inner
 
 
 def to_frame(objects: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
@@ -791,12 +761,19 @@ def to_frame(objects: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataF
     """
     import pandas as pd
 
+    objects = make_storable(objects)
     if columns:
         return pd.DataFrame({name: find_column(objects, name, path) for name, path in columns.items()})
     rows = [dict(flatten(fields(item))) for item in objects] or [{"id": None, "type": None}]
     names = set().union(*rows)
     ordered = [*(name for name in USEFUL if name in names), *sorted(names.difference(USEFUL))]
     return pd.DataFrame({name: to_series([row.get(name) for row in rows], name) for name in ordered})[: len(objects)]
+
+
+def make_storable(value: Any) -> Any:
+    """Return a JSON value as pandas and Arrow can hold it: lone surrogates become U+FFFD, huge numbers text."""
+    text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(value, ensure_ascii=False))
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else digits, parse_constant=str)
 
 
 def find_column(objects: list[dict[str, Any]], name: str, path: str) -> pd.Series[Any]:
@@ -810,34 +787,22 @@ def find_column(objects: list[dict[str, Any]], name: str, path: str) -> pd.Serie
 
 
 def to_series(values: list[Any], name: str) -> pd.Series[Any]:
-    """Return the values as a column of one type."""
+    """Return the values as a column of one type: theirs, or text if they have several."""
     import pandas as pd
 
     if re.search(r"(_date|\b(date|last_login|user_since))'?$", name):  # vt-py's rule
         values = [to_date(value) for value in values]
-    values = [replace_surrogates(value) for value in values]
-    # Numbers that Arrow and JSON cannot hold, such as 1e999.
-    large = {str for value in values if isinstance(value, int | float) and abs(value) >= 1 << 63}
-    kinds = {type(value) for value in values if value is not None} | large
-    kinds = {float} if kinds == {int, float} else kinds
-    if len(kinds) > 1:
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1 and kinds != {int, float}:
         values, kinds = [None if value is None else to_text(value) for value in values], {str}
-    dtypes = {int: "Int64", float: "Float64", bool: "boolean", str: "str", datetime: "datetime64[us, UTC]"}
-    return pd.Series(values, dtype=dtypes.get(kinds.pop(), "object") if kinds else "object")
+    dtypes = {float: "Float64", int: "Int64", bool: "boolean", str: "str", datetime: "datetime64[us, UTC]"}
+    return pd.Series(values, dtype=next((dtype for kind, dtype in dtypes.items() if kind in kinds), "object"))
 
 
 def to_date(value: Any) -> Any:
     """Return UNIX seconds as a datetime. Dates that are text or past the year 9999 stay as they are."""
     valid = type(value) is int and 0 <= value < 253_402_300_800
     return datetime.fromtimestamp(value, UTC) if valid else value
-
-
-def replace_surrogates(value: Any) -> Any:
-    """Return a value with its lone surrogates replaced by U+FFFD: pandas raises on them."""
-    if isinstance(value, list | dict):
-        text = json.dumps(value, ensure_ascii=False)
-        return value if text.isascii() else json.loads(replace_surrogates(text))
-    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
 
 
 def to_text(value: Any) -> str:
@@ -850,15 +815,41 @@ def to_text(value: Any) -> str:
 # ---- A table to text. Its strings come from malware authors.
 
 
-def to_rows(frame: pd.DataFrame) -> list[list[Any]]:
-    """Return the column names, then each row, as plain Python values: None where one is missing."""
-    values = frame.astype(object)
+def to_rows(frame: pd.DataFrame, date_format: str = "%Y-%m-%dT%H:%M:%SZ") -> list[list[Any]]:
+    """Return the column names, then each row, as plain Python values: dates as text, None where a value is missing."""
+    dates = {name: frame[name].dt.strftime(date_format) for name in frame.select_dtypes("datetimetz")}
+    values = frame.assign(**dates).astype(object)
     return [list(frame), *values.where(values.notna(), None).to_numpy().tolist()]
+
+
+def to_cell(value: Any, raw: bool = False) -> Any:
+    """Return numbers and dates as they are; text, lists and dicts as text that is harmless in a spreadsheet."""
+    if value is None or isinstance(value, bool | int | float | datetime):
+        return value
+    text = to_text(value)
+    return shorten(text if raw else escape_formula(printable(text)), MAX_CELL_CHARS)
+
+
+def escape_formula(text: str) -> str:
+    """Return text with a ' before what could begin a formula: https://owasp.org/www-community/attacks/CSV_Injection."""
+    # Some locales start a cell at a semicolon, or accept full-width signs.
+    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
+
+
+def escape_markdown(value: Any) -> str:
+    """Return a value on one line, without markup or links."""
+    text = "" if value is None else str(to_cell(value))
+    return re.sub(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", text, flags=re.IGNORECASE)
+
+
+def shorten(text: str, most: int) -> str:
+    """Return the text, or as much of it as `most` characters hold, and its length."""
+    return text if len(text) <= most else f"{text[: most - 40]} [cut: {len(text)} characters]"
 
 
 def format_frame(frame: pd.DataFrame, style: str, *, raw: bool = False) -> str:
     """Return the table as csv, jsonl or markdown. Cells of csv are safe for spreadsheets unless `raw`."""
-    rows = [[to_text(value) if isinstance(value, datetime) else value for value in row] for row in to_rows(frame)]
+    rows = to_rows(frame)
     if style == "jsonl":
         items = [{k: v for k, v in zip(frame, row, strict=True) if v is not None} for row in rows[1:]]
         return "".join(f"{json.dumps(item)}\n" for item in items)
@@ -872,32 +863,6 @@ def format_frame(frame: pd.DataFrame, style: str, *, raw: bool = False) -> str:
     return text.getvalue()
 
 
-def to_cell(value: Any, raw: bool = False) -> Any:
-    """Return a value for a spreadsheet: text that could be a formula gets a leading ', control characters are escaped.
-
-    https://owasp.org/www-community/attacks/CSV_Injection. Some locales start a cell at a semicolon, or accept
-    full-width signs.
-    """
-    if value is None or isinstance(value, bool | int | float | datetime):
-        return value
-    text = to_text(value)
-    if not raw:
-        formula = r"[\s\"']*[=+\-@＝＋－＠]"
-        text = printable(("'" if re.match(formula, text) else "") + re.sub(f";(?={formula})", ";'", text))
-    return shorten(text, 32_767)  # Excel's limit
-
-
-def escape_markdown(value: Any) -> str:
-    """Return a value on one line, without markup or links."""
-    text = "" if value is None else printable(shorten(to_text(value), 4_000))
-    return re.sub(r"([\\`*_\[\]<>|&~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", text, flags=re.IGNORECASE)
-
-
-def shorten(text: str, most: int) -> str:
-    """Return the text, or as much of it as `most` characters hold, and its length."""
-    return text if len(text) <= most else f"{text[: most - 40]} [cut: {len(text)} characters]"
-
-
 def select_useful(frame: pd.DataFrame) -> pd.DataFrame:
     """Return what people look at first: the useful columns that have values, under short names."""
     names = [name for name in frame if name in USEFUL and frame[name].notna().any()]
@@ -906,53 +871,60 @@ def select_useful(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[names] if len(names) > 2 else frame.dropna(axis="columns", how="all")
     if {"id", "url"} <= set(frame):  # a URL says more than its hash
         frame = frame.assign(url=frame["url"].astype(object).fillna(frame["id"])).drop(columns="id")
-    long = r"^(popular_threat_classification\.|last_analysis_stats\.|gti_assessment\.|last_http_)|\.value$"
-    return frame.rename(columns=lambda name: re.sub(long, "", name))
+    return frame.rename(columns=lambda name: name.removesuffix(".value").rpartition(".")[2])
 
 
-def format_columns(rows: list[list[Any]]) -> str:
+def format_columns(frame: pd.DataFrame) -> str:
     """Return one line for each row. A terminal gets the columns that fit, a pipe all columns in full."""
     from rich.cells import cell_len, set_cell_size
 
-    def show(value: Any) -> str:
-        if isinstance(value, datetime):
-            return f"{value:%Y-%m-%d %H:%M}"
-        parts = value if isinstance(value, list) else [] if value is None else [value]
-        return printable(shorten(", ".join(map(to_text, parts)), 4_000))
-
-    def pad(text: str, width: int) -> str:
+    def fit(text: str, width: int) -> str:
         return set_cell_size(text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…", width)
 
-    cells = [[show(value) for value in row] for row in rows if len(rows) > 1]
+    rows = to_rows(frame, "%Y-%m-%d %H:%M") if len(frame) else []
+    cells = [[show(value) for value in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     if sys.stdout.isatty():
         widths = fit_widths(widths, shutil.get_terminal_size().columns)
-    return "".join(f"{'  '.join(map(pad, row, widths)).rstrip()}\n" for row in cells)
+    return "".join(f"{'  '.join(map(fit, row, widths)).rstrip()}\n" for row in cells)
+
+
+def show(value: Any) -> str:
+    """Return a value on one line, a list with commas."""
+    parts = value if isinstance(value, list) else [] if value is None else [value]
+    return printable(shorten(", ".join(map(to_text, parts)), 4_000))
 
 
 def fit_widths(widths: list[int], room: int) -> list[int]:
-    """Return the widths of the first columns that fit in `room`. Wide columns give way, down to the 16 of a date.
+    """Return the widths of the first columns that fit in `room`. The widest give way, but keep 16 for a date.
 
-    The first column, an id, is whole from 100 characters on. Below, a cut hash is useless, a cut URL is not.
+    From 100 characters on, the first column keeps 64, so that ids can be copied.
     """
-    first = 64 if room >= 100 else 16 if widths[:1] == [64] else room // 2
-    fitted = [min(width, 16 if number else first) for number, width in enumerate(widths)]
-    while len(fitted) > 1 and sum(fitted) + 2 * len(fitted) - 2 > room:
-        fitted.pop()
-    for number in [*range(1, len(fitted)), 0][: len(fitted)]:
-        spare = room - sum(fitted) - 2 * len(fitted) + 2
-        fitted[number] += max(0, min(spare, widths[number] - fitted[number]))
-    return fitted
+    for most in range(room, 15, -1):
+        first = max(most, 64) if room >= 100 else most
+        fitted = [min(width, most if number else first) for number, width in enumerate(widths)]
+        if sum(fitted) + 2 * len(fitted) - 2 <= room:
+            return fitted
+    return fit_widths(widths[:-1], room) if widths[1:] else [room]
+
+
+def count_values(frame: pd.DataFrame, names: Iterable[str]) -> str:
+    """Return a line with the five most frequent values of each of these columns, if any value repeats."""
+    lines = [""]
+    for name in [name for name in names if name in frame]:
+        values = [part for cell in frame[name].dropna() for part in (cell if isinstance(cell, list) else [cell])]
+        counts = Counter(str(value) for value in values if not isinstance(value, dict | list)).most_common()
+        if counts and counts[0][1] > 1:
+            top = ", ".join(f"{shorten(value, 100)} {count}" for value, count in counts[:5])
+            lines.append(printable(f"{name}: {top}" + (f", {len(counts) - 5} more" if counts[5:] else "")))
+    return "\n".join([*lines, ""]) if lines[1:] else ""
 
 
 # ---- A table to files and databases
 
 
 def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
-    """Raise UsageError for what would otherwise fail after the quota is spent.
-
-    `resuming`: a file that exists is refused, because it holds the part before the cursor. Databases are added to.
-    """
+    """Raise UsageError for what would fail later, or overwrite the part before a cursor when `resuming`."""
     for output in outputs:
         path, suffix = Path(output), Path(output).suffix.lower()
         if "://" in output:
@@ -961,10 +933,7 @@ def check_outputs(outputs: Iterable[str], *, resuming: bool = False) -> None:
             raise UsageError(f"--output {output}: expected a database URL or a file in {' '.join(SUFFIXES)}")
         elif path.is_dir() or not os.access(path.parent, os.W_OK):
             raise UsageError(f"--output {output}: this is a folder, or its folder cannot be written to")
-        elif suffix in (".db", ".sqlite"):
-            if path.exists() and path.open("rb").read(15) not in (b"", b"SQLite format 3"):
-                raise UsageError(f"--output {output}: the file is not an SQLite database")
-        elif resuming and path.exists():
+        elif resuming and path.exists() and suffix not in (".db", ".sqlite"):
             raise UsageError(f"--output {output} holds the part before --cursor: name another file")
 
 
@@ -976,8 +945,7 @@ def connect(url: str) -> Any:
         engine = sqlalchemy.create_engine(url)
         engine.connect().close()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        hint = "; `uv run --with DRIVER …` adds a driver" if isinstance(error, ImportError) else ""
-        raise UsageError(f"--output {explain(url, error)}{hint}") from None
+        raise UsageError(f"--output {explain(url, error)} (`uv run --with DRIVER …` adds a driver)") from None
     return engine
 
 
@@ -993,138 +961,125 @@ def write_table(
     style: TableFormat | None = None,
     *,
     raw: bool = False,
-    below: Callable[[pd.DataFrame], str] = lambda frame: "",
+    counted: Iterable[str] = (),
 ) -> BaseException | None:
     """Write the objects as a table to each output, and to stdout if there is a `style` or no output. Return the error.
 
-    The objects have cost quota: after an error they are in a temporary file, which its message names. `below` returns
-    the lines below a table.
+    The values of the columns `counted` are counted below a table on stdout.
     """
-    output = "the table"
     try:
         frame = to_frame(objects, columns)
         for output in outputs:
             write_output(frame, objects, output, raw=raw)
-        output = "stdout"
-        if style not in (None, "table"):
-            print(format_frame(frame, style, raw=raw and not sys.stdout.isatty()), end="")
-        elif style or not outputs:
-            print(format_columns(to_rows(frame if columns else select_useful(frame))) + below(frame), end="")
-        sys.stdout.flush()
+        if style == "table" or not (style or outputs):
+            shown = frame if columns else select_useful(frame)
+            print(format_columns(shown), count_values(frame, counted), sep="", end="", flush=True)
+        elif style:
+            print(format_frame(frame, style, raw=raw and not sys.stdout.isatty()), end="", flush=True)
     except BrokenPipeError:
         raise
-    except (Exception, KeyboardInterrupt) as error:  # whatever a library, a database or the disk says
-        if output == "stdout":
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python flushes again at exit
-        descriptor, saved = tempfile.mkstemp(prefix="vt-", suffix=".jsonl")
-        with open(descriptor, "w", encoding="utf-8") as file:
-            write_objects(objects, file, Format.jsonl)
-        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
-        return kind(f"cannot write {explain(output, error)}; the objects are saved in {saved}")
+    except (Exception, KeyboardInterrupt) as error:
+        return save_objects(objects, error)
     return None
 
 
-def write_output(frame: pd.DataFrame, objects: list[dict[str, Any]], output: str, *, raw: bool) -> None:
-    """Write a file in the format of its suffix, or add to a database."""
-    path, suffix = Path(output), Path(output).suffix.lower()
-    if "://" in output:
-        append_to_server(frame, objects, output)
-    elif suffix in (".db", ".sqlite"):
-        update_sqlite(frame, objects, path)
-    else:
-        with atomic_write(path) as part:
-            if suffix == ".parquet":
-                write_parquet(frame, part)
-            elif suffix == ".xlsx":
-                write_xlsx(frame, part, raw=raw)
-            else:
-                style = "markdown" if suffix == ".md" else suffix[1:]
-                part.write_text(format_frame(frame, style, raw=raw), encoding="utf-8", newline="")
+def save_objects(objects: list[dict[str, Any]], error: BaseException) -> BaseException:
+    """Save objects, which have cost quota, in a temporary file. Return the error, with the name of that file."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # Python flushes once more at exit, to a full disk
+    descriptor, name = tempfile.mkstemp(prefix="vt-", suffix=".jsonl")
+    with open(descriptor, "w", encoding="utf-8") as file:
+        write_objects(objects, file, Format.jsonl)
+    kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError
+    return kind(f"{str(error) or 'interrupted'}; the objects are saved in {name}")
 
 
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write Parquet. Lists of strings stay lists; other lists, and dicts, become JSON."""
+def write_output(frame: pd.DataFrame, objects: list[dict[str, Any]], output: str, *, raw: bool = False) -> None:
+    """Write a file in the format of its suffix, or add to a database. Raises OSError for whatever goes wrong."""
+    suffix = Path(output).suffix.lower()
+    try:
+        if "://" in output:
+            append_to_server(frame, objects, output)
+        elif suffix in (".db", ".sqlite"):
+            update_sqlite(frame, objects, output)
+        else:
+            with atomic_write(Path(output)) as part:
+                part.write_bytes(make_file(frame, suffix, raw=raw))
+    except Exception as error:  # whatever a library, a database or the disk says
+        raise OSError(f"cannot write {explain(output, error)}") from error
+
+
+def make_file(frame: pd.DataFrame, suffix: str, *, raw: bool) -> bytes:
+    """Return the content of a file with this suffix."""
+    if suffix == ".parquet":
+        return make_parquet(frame)
+    if suffix == ".xlsx":
+        return make_xlsx(frame, raw=raw)
+    return format_frame(frame, "markdown" if suffix == ".md" else suffix[1:], raw=raw).encode()
+
+
+def make_parquet(frame: pd.DataFrame) -> bytes:
+    """Return Parquet. Lists of strings stay lists; other lists, and dicts, become JSON."""
     frame = frame.copy()
-    for name in frame.columns[frame.dtypes == "object"]:
-        cells = frame[name].dropna()
-        if not all(isinstance(cell, list) and all(isinstance(part, str) for part in cell) for cell in cells):
+    for name in frame.select_dtypes("object", exclude="str"):
+        lists = [cell if isinstance(cell, list) else [cell] for cell in frame[name].dropna()]
+        if not all(isinstance(part, str) for parts in lists for part in parts):
             frame[name] = frame[name].map(to_text, na_action="ignore")
-    frame.to_parquet(path, index=False)
+    return bytes(frame.to_parquet(index=False))
 
 
-def write_xlsx(frame: pd.DataFrame, path: Path, *, raw: bool) -> None:
-    """Write an Excel workbook without formulas and links. Its times are UTC."""
-    import xlsxwriter  # type: ignore[import-untyped]
+def make_xlsx(frame: pd.DataFrame, *, raw: bool) -> bytes:
+    """Return an Excel workbook without formulas and links. Its times are UTC. Raises ValueError for a large table."""
+    import pandas as pd
 
-    if len(frame) >= 1 << 20 or len(frame.columns) > 1 << 14:
-        raise ValueError("Excel holds 1,048,575 rows and 16,384 columns; .csv and .parquet hold more")
-    options = {"strings_to_formulas": False, "strings_to_urls": False, "remove_timezone": True}
-    packed = io.BytesIO()  # on a full disk, zipfile prints a second error
-    with xlsxwriter.Workbook(packed, options | {"default_date_format": "yyyy-mm-dd hh:mm:ss"}) as book:
-        sheet = book.add_worksheet()
-        cells = [[to_cell(value, raw) for value in row] for row in to_rows(frame)]
-        for number, row in enumerate(cells):
-            sheet.write_row(number, 0, row)
-        for number, column in enumerate(zip(*cells, strict=True)):  # its autofit() takes longer than all the rest
-            sheet.set_column(number, number, min(64, 2 + max(len(str(cell)) for cell in column)))
-        sheet.freeze_panes(1, 1)
-        sheet.autofilter(0, 0, len(frame), max(0, len(frame.columns) - 1))
-    path.write_bytes(packed.getbuffer())
+    dates = {name: frame[name].dt.tz_localize(None) for name in frame.select_dtypes("datetimetz")}
+    cells = frame.assign(**dates).map(to_cell, na_action="ignore", raw=raw).rename(columns=to_cell)
+    content = io.BytesIO()  # on a full disk, zipfile prints a second error
+    options = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}
+    with pd.ExcelWriter(content, engine="xlsxwriter", engine_kwargs=options) as book:
+        cells.to_excel(book, index=False, freeze_panes=(1, 1), autofilter=True)
+        book.sheets["Sheet1"].set_column(0, len(cells.columns), 20)  # wide enough for a date
+    return content.getvalue()
 
 
 def split_by_type(frame: pd.DataFrame, objects: list[dict[str, Any]]) -> Iterator[tuple[str, list[str], pd.DataFrame]]:
-    """Yield the tables of a database, one for each type of object: name, key columns, rows. Raises ValueError.
-
-    The keys are stored whatever the chosen columns are. Names of columns differ not only in case.
-    """
+    """Yield a database's tables: type, key columns, rows. The keys are there whatever columns were chosen."""
     import pandas as pd
 
-    values = [{"id": item.get("value")} | fields(item) for item in objects]  # an indicator has no id
-    keys = [{name: str(value.get(name) or "") for name in KEYS} for value in values]
-    if not all(key["id"] for key in keys):
+    values = make_storable([{"id": item.get("value")} | fields(item) for item in objects])  # an indicator has no id
+    keys = pd.DataFrame([[str(value.get(name) or "") for name in KEYS] for value in values], columns=KEYS)
+    if not all(keys["id"]):
         raise ValueError("a row has no id, by which databases tell rows apart; .csv and .parquet need none")
-    types = [str(value.get("type") or "object") for value in values]
-    for kind in dict.fromkeys(types):
-        numbers = [number for number, name in enumerate(types) if name == kind]
-        part = pd.DataFrame([keys[number] for number in numbers], index=numbers)
-        part = part.loc[:, (part != "").any()]
-        names = list(part)
-        part = part.join(frame.iloc[numbers].dropna(axis="columns", how="all").drop(columns=KEYS, errors="ignore"))
+    types = pd.Series([str(value.get("type") or "object") for value in values], dtype="str")
+    for kind, part in keys.join(frame.drop(columns=KEYS, errors="ignore")).groupby(types, sort=False):
+        primary = [name for name in KEYS if any(part[name])]
+        part = part.drop(columns=set(KEYS) - set(primary)).dropna(axis="columns", how="all")
         if len(part.columns) > 900:  # sqlite-utils takes 999, MySQL 1,017
             raise ValueError(f"{len(part.columns)} columns are too many for a database: choose some with --column")
-        yield kind, names, part.set_axis(make_distinct(part.columns), axis="columns")
+        for name in part.select_dtypes(["object", "str"]):  # PostgreSQL refuses NUL
+            part[name] = part[name].map(lambda value: to_text(value).replace("\0", "\ufffd"), na_action="ignore")
+        yield str(kind), primary, part.set_axis(make_distinct(part.columns), axis="columns")
 
 
 def make_distinct(names: Iterable[str]) -> list[str]:
     """Return names that differ not only in case, which databases ignore."""
-    seen, distinct = Counter[str](), []
-    for name in (printable(name) or "unnamed" for name in names):
-        seen[name.lower()] += 1
-        distinct.append(name if seen[name.lower()] == 1 else f"{name}_{seen[name.lower()]}")
-    return distinct
+    names = [printable(name) or "unnamed" for name in names]
+    folded = [name.lower() for name in names]
+    counts = [folded[: number + 1].count(name) for number, name in enumerate(folded)]
+    return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
 
 
-def to_stored(value: Any) -> Any:
-    """Return a value for a database: lists and dicts as JSON, dates as ISO 8601, no NUL (PostgreSQL refuses it)."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return to_text(value).replace("\0", "\ufffd")
-
-
-def update_sqlite(frame: pd.DataFrame, objects: list[dict[str, Any]], path: Path) -> None:
+def update_sqlite(frame: pd.DataFrame, objects: list[dict[str, Any]], path: str) -> None:
     """Insert the rows, or update those whose key is there. Raises ValueError for a table without that key."""
     import sqlite_utils
 
-    tables = list(split_by_type(frame, objects))
     with contextlib.closing(sqlite_utils.Database(path)) as database, database.atomic():
-        for kind, keys, part in tables:
+        for kind, keys, part in split_by_type(frame, objects):
             table = database.table(kind)
             primary = table.pks if table.exists() else keys
             if not set(keys) <= set(primary) <= set(KEYS):
                 raise ValueError(f"the table {kind} has the primary key {primary}, not {keys}: name another file")
             names, *rows = to_rows(part)
-            blank = dict.fromkeys(primary, "")
-            records = [blank | dict(zip(names, map(to_stored, row), strict=True)) for row in rows]
+            records = [dict.fromkeys(primary, "") | dict(zip(names, row, strict=True)) for row in rows]
             table.upsert_all(records, pk=primary, alter=True)
 
 
@@ -1140,8 +1095,6 @@ def append_to_server(frame: pd.DataFrame, objects: list[dict[str, Any]], url: st
                 if lacking := [name for name in part if name not in known]:
                     log(f"the table {kind} lacks these columns, which are left out: {', '.join(lacking)}")
                     part = part.drop(columns=lacking)
-            for name in part.select_dtypes(["object", "str"]):
-                part[name] = part[name].map(to_stored, na_action="ignore")
             part.to_sql(kind, connection, if_exists="append", index=False)
 
 
