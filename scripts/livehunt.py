@@ -230,7 +230,7 @@ async def show_command(ruleset: Key, apikey: ApiKey = None) -> int:
 @app.command("enable")
 @app.command("disable")
 async def set_enabled(context: typer.Context, ruleset: Key, apikey: ApiKey = None) -> int:
-    """Let a ruleset match (enable), or keep it from matching without deleting it (disable)."""
+    """Enable or disable a ruleset. A disabled one matches nothing, and stays at VirusTotal."""
     enabled = context.command.name == "enable"
     async with VirusTotal(apikey) as client:
         found = await get_ruleset(client, ruleset)
