@@ -30,15 +30,16 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage or condition, 3 incomplete: valu
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from glob import escape
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -64,27 +65,25 @@ DEFAULT_COLUMNS = {  # by the type of a feed's objects
 }
 
 
-# ---- Columns, and the SQL that they become
+Column = tuple[str, str, str]  # name, DuckDB's type, JSONPath
+Result = tuple[int, int, list[str]]  # of an hour: its lines and rows, and what was left out
 
 
-class Column(NamedTuple):
-    """A column: its name, DuckDB's type, and the JSONPath of its value."""
-
-    name: str
-    type: str
-    path: str
-
-
-def parse_column(text: str) -> Column:
-    """Parse NAME:TYPE=PATH, where TYPE and PATH may be missing. Raises UsageError."""
-    left, _, path = text.partition("=")
-    name, _, kind = left.partition(":")
-    path = path if path.startswith("$") else f"$.attributes.{path or name}"
-    kind = kind.upper() or "VARCHAR"
-    if not name or kind not in TYPES or ("[*]" in path and kind != "VARCHAR[]"):
-        expected = f"expected NAME:TYPE=PATH, with TYPE {', '.join(TYPES)} (and always VARCHAR[] for a PATH with [*])"
-        raise UsageError(f"--column {text}: {expected}")
-    return Column(name, kind, path)
+def parse_columns(texts: list[str]) -> list[Column]:
+    """Parse columns given as NAME:TYPE=PATH, where TYPE and PATH may be missing. Raises UsageError."""
+    columns: dict[str, Column] = {}
+    for text in texts:
+        left, _, path = text.partition("=")
+        name, _, kind = left.partition(":")
+        path = path if path.startswith("$") else f"$.attributes.{path or name}"
+        kind = kind.upper() or "VARCHAR"
+        if kind not in TYPES or ("[*]" in path and kind != "VARCHAR[]"):
+            types = f"expected TYPE to be {', '.join(TYPES)}; a PATH with [*] needs VARCHAR[]"
+            raise UsageError(f"--column {text}: {types}")
+        if name.lower() in ("", "date", "hour", *columns):  # date and hour are the directories
+            raise UsageError(f"--column {text}: expected NAME:TYPE=PATH, with a NAME that is not taken")
+        columns[name.lower()] = (name, kind, path)
+    return list(columns.values())
 
 
 def quote(text: object) -> str:
@@ -92,63 +91,46 @@ def quote(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def quote_all(values: Iterable[object]) -> str:
+    """Return an SQL list of strings."""
+    return f"[{', '.join(map(quote, values))}]"
+
+
 def lines_sql(minutes: list[Path]) -> str:
     """Return the SQL of a table of all lines in minutes, in one column: json, NULL for a line that is not JSON."""
     # Neither is left to DuckDB: it looks for both in the path, where a `?` or a `=` misleads it.
     options = "compression = 'zstd', hive_partitioning = false, ignore_errors = true"
-    return f"read_ndjson_objects([{', '.join(map(quote, minutes))}], {options})"
+    return f"read_ndjson_objects({quote_all(minutes)}, {options})"
 
 
-def create_views(db: Any, columns: list[Column], source: str) -> None:
+def create_views(db: Any, columns: list[Column], where: str, source: str) -> None:
     """Create the views `rows` (the columns) and `counts` (of lines, of those that are JSON, of misfits by column)."""
     bases, values, misfits = [], [], []
-    for at, column in enumerate(columns, 1):
-        base, _, rest = column.path.partition("[*]")
-        v, name = f"v[{at}]", column.name.replace('"', '""')
-        value = TYPES[column.type].format(v=v, rest=quote(f"$[*]{rest}"))
-        bases.append(quote(base))
+    for at, (name, kind, path) in enumerate(columns, 1):
+        base, _, rest = path.partition("[*]")
+        v, name = f"v[{at}]", name.replace('"', '""')
+        value = TYPES[kind].format(v=v, rest=quote(f"$[*]{rest}"))
+        bases.append(base)
         values.append(f'{value} AS "{name}"')
         misfits.append(f"count_if(json_type({v}) <> 'NULL' AND ({value}) IS NULL)")
     # One call finds all paths while it parses a line once: 14 times faster than a call for each.
-    db.execute(f"CREATE VIEW lines AS SELECT json_extract(json, [{', '.join(bases)}]) AS v FROM {source}")
-    db.execute(f"CREATE VIEW rows AS SELECT {', '.join(values)} FROM lines WHERE v IS NOT NULL")
+    db.execute(f"CREATE VIEW lines AS SELECT json_extract(json, {quote_all(bases)}) AS v FROM {source}")
     db.execute(f"CREATE VIEW counts AS SELECT count(*), count(v), {', '.join(misfits)} FROM lines")
+    rows = f"SELECT {', '.join(values)} FROM lines WHERE v IS NOT NULL"
+    db.execute(f"CREATE VIEW rows AS SELECT * FROM ({rows}) WHERE ({where or True}\n)")
 
 
-def check_query(columns: list[Column], where: str) -> None:
-    """Raise UsageError if a column's name is taken, or DuckDB does not accept its path or the condition."""
-    import duckdb
-
-    names = ["date", "hour", *(column.name.lower() for column in columns)]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"--column {twice[0]}: the name is taken (date and hour name the directories)")
-    for option, chosen in [(f"--column {column.name}", [column]) for column in columns] + [("--where", columns)]:
-        with duckdb.connect() as db:
-            try:
-                create_views(db, chosen, "(SELECT '{}'::JSON AS json)")
-                db.execute(f"SELECT * FROM rows WHERE ({where if option == '--where' and where else True}\n)")
-            except duckdb.Error as error:
-                raise UsageError(f"{option}: {describe_error(error)}") from None
-
-
-def describe_error(error: Exception) -> str:
-    """Return DuckDB's message without the excerpt of SQL."""
-    return str(error).partition("\n\nLINE")[0]
-
-
-# ---- The dump, and what is converted of it
-
-
-def find_minutes(folder: Path) -> dict[str, list[Path]]:
+def find_hours(folder: Path) -> dict[str, list[Path]]:
     """Return the minutes of each hour of a dump, by "date=YYYY-MM-DD/hour=HH". Raises UsageError."""
-    hours: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.zst")):
-        hours.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
-    if any(not path.with_suffix(".zst").exists() for path in folder.glob("date=*/hour=*/[0-9]*.jsonl.bz2")):
+    minutes = {path.stem: path for path in sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*"))}  # zst replaces bz2
+    if not minutes:
+        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+    if any(path.suffix == ".bz2" for path in minutes.values()):
         loop = f'for f in {shlex.quote(str(folder))}/date=*/hour=*/*.bz2; do bzcat "$f" | zstd -o "${{f%bz2}}zst"; done'
         raise UsageError(f"DuckDB does not read the bz2 packages in {folder}; convert them: {loop}")
-    if not hours:
-        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+    hours: dict[str, list[Path]] = {}
+    for path in minutes.values():
+        hours.setdefault(path.parent.relative_to(folder).as_posix(), []).append(path)
     return hours
 
 
@@ -156,108 +138,92 @@ def default_columns(minute: Path) -> list[str]:
     """Return the columns for the objects in a minute. Raises UsageError if its first line is not a feed's."""
     import duckdb
 
-    with duckdb.connect() as db:
+    with duckdb.connect() as db, contextlib.suppress(duckdb.Error):
         found = db.execute(f"SELECT json ->> '$.type' FROM {lines_sql([minute])} LIMIT 1").fetchone()
-    if not found or found[0] not in DEFAULT_COLUMNS:
-        raise UsageError(f"{minute} does not start with an object of a feed: name the columns with --column")
-    return DEFAULT_COLUMNS[found[0]].split()
+        if found and found[0] in DEFAULT_COLUMNS:
+            return DEFAULT_COLUMNS[found[0]].split()
+    raise UsageError(f"{minute} does not start with an object of a feed: name the columns with --column")
 
 
-def read_settings(out: Path) -> dict[str, dict[str, Any]]:
-    """Return what the Parquet file of each hour in `out` was made from: columns, where, minutes."""
+def choose_hours(hours: dict[str, list[Path]], out: Path, columns: list[str], where: str) -> dict[str, list[Path]]:
+    """Return the hours that `out` lacks, in part or whole. Raises UsageError if it was made with other columns."""
     import duckdb
 
-    if not any(out.glob("date=*/hour=*/part.parquet")):
-        return {}
-    files = quote(f"{escape(str(out))}/date=*/hour=*/part.parquet")
-    query = f"SELECT file_name, decode(value) FROM parquet_kv_metadata({files}) WHERE key = 'feed_to_parquet'"
+    if not (files := list(out.glob("date=*/hour=*/part.parquet"))):
+        return hours
     with duckdb.connect() as db:
-        found = db.execute(query).fetchall()
-    return {Path(name).parent.relative_to(out).as_posix(): json.loads(value) for name, value in found}
+        query = f"SELECT decode(value) FROM parquet_kv_metadata({quote_all(files)}) WHERE key = 'feed_to_parquet'"
+        settings = [json.loads(value) for (value,) in db.execute(query).fetchall()]
+    for made in settings:
+        if (made["columns"], made["where"]) != (columns, where):
+            options = [f"--column={text}" for text in made["columns"]] + [f"--where={made['where']}"]
+            raise UsageError(f"{out} was made with {shlex.join(options)}: repeat that, or name another --out")
+    done = {minute for made in settings for minute in made["minutes"]}
+    return {hour: paths for hour, paths in hours.items() if not {path.name[:12] for path in paths} <= done}
 
 
-# ---- Converting
+def convert_hour(minutes: list[Path], target: Path, columns: list[str], where: str = "", threads: int = 0) -> Result:
+    """Convert the minutes of an hour to one Parquet file, with `threads` of this process (0: one for each core).
 
-
-class Converted(NamedTuple):
-    """What became of an hour: its lines and rows, and what was left out or failed. An `exit_code` ends the run."""
-
-    lines: int = 0
-    rows: int = 0
-    problems: tuple[str, ...] = ()
-    exit_code: int = 0
-
-
-def convert_hour(minutes: list[Path], target: Path, columns: list[str], where: str = "", threads: int = 0) -> Converted:
-    """Convert the minutes of an hour to one Parquet file, in this process or on a Dask worker.
-
-    DuckDB's errors come back in the result: those of a script do not survive the way from a worker.
+    Raises OSError, and duckdb.Error if a path or the condition is wrong, or the file cannot be written.
     """
     import duckdb
 
     settings = {"columns": columns, "where": where, "minutes": [path.name[:12] for path in minutes]}
-    parsed = [parse_column(text) for text in columns]
-    select = f"SELECT * FROM rows WHERE ({where or True}\n)"
     options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{feed_to_parquet: {quote(json.dumps(settings))}}}"
+    parsed = parse_columns(columns)
     with duckdb.connect(config={"threads": threads} if threads else {}) as db:
+        create_views(db, parsed, where, lines_sql(minutes))
         try:
-            create_views(db, parsed, lines_sql(minutes))
             lines, good, *misfits = db.execute("FROM counts").fetchone()
         except duckdb.Error as error:
-            return Converted(problems=(f"damaged: {describe_error(error)}",))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(target) as part:
-                (rows,) = db.execute(f"COPY ({select}) TO {quote(part)} ({options})").fetchone()
-        except (duckdb.Error, OSError) as error:
-            code = 1 if isinstance(error, duckdb.IOException | OSError) else 2
-            return Converted(problems=(describe_error(error),), exit_code=code)
-    bad = [f"{plural(lines - good, 'line')} without valid JSON left out"] if lines > good else []
-    nulls = [f"{plural(n, 'value')} of another type in {c.name}" for c, n in zip(parsed, misfits, strict=True) if n]
-    return Converted(lines, rows, (*bad, *nulls))
+            return 0, 0, [f"damaged: {error}"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as part:
+            (rows,) = db.execute(f"COPY (FROM rows) TO {quote(part)} ({options})").fetchone()
+    problems = [f"{plural(lines - good, 'line')} without valid JSON left out"] if lines > good else []
+    problems += [f"{plural(n, 'value')} of another type in {c[0]}" for c, n in zip(parsed, misfits, strict=True) if n]
+    return lines, rows, problems
+
+
+def connect_to_dask(scheduler: str) -> Any:
+    """Return a client of a Dask scheduler. Raises UsageError and OSError."""
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
+    logging.disable()  # its tracebacks
+    return distributed.Client(scheduler, timeout=10 * SECOND)
 
 
 def convert(
-    minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str = "", scheduler: str = ""
-) -> Iterator[tuple[str, Converted]]:
-    """Convert each hour, and yield it with its result; the first one before the second is started. Raises OSError."""
+    hours: dict[str, list[Path]], out: Path, columns: list[str], where: str = "", scheduler: str = ""
+) -> Iterator[tuple[str, Result]]:
+    """Convert each hour, and yield it with its result; the first one before the second is started.
 
-    def work(hour: str) -> Converted:
-        try:
-            return convert_hour(minutes[hour], out / hour / "part.parquet", columns, where, 1 if scheduler else 0)
-        except RuntimeError as error:  # what DuckDB makes of Ctrl-C
-            raise KeyboardInterrupt from error
+    Raises UsageError if DuckDB does not accept a path or the condition, and OSError.
+    """
+    import duckdb
 
-    run: Any = map
-    with contextlib.ExitStack() as stack:
-        if scheduler:
-            try:
-                import distributed
-
-                logging.disable()  # its tracebacks
-            except ImportError:
-                raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
-            run = stack.enter_context(distributed.Client(scheduler, timeout=10 * SECOND)).get_executor(pure=False).map
-        hours = list(minutes)
-        try:
-            for part in (hours[:1], hours[1:]):
-                yield from zip(part, run(work, part), strict=True)
-        except Exception as error:  # Dask's, such as FutureCancelledError and KilledWorker
-            if not scheduler:
-                raise
-            raise OSError(f"the Dask cluster failed ({type(error).__name__}); run it again to continue") from None
-
-
-def choose_hours(minutes: dict[str, list[Path]], out: Path, columns: list[str], where: str) -> dict[str, list[Path]]:
-    """Return the minutes of the hours that `out` lacks, in part or whole. Raises UsageError if it has other columns."""
-    settings = read_settings(out)
-    for made in settings.values():
-        if (made["columns"], made["where"]) != (columns, where):
-            options = [f"--column={text}" for text in made["columns"]]
-            options += [f"--where={made['where']}"] if made["where"] else []
-            raise UsageError(f"{out} was made with {shlex.join(options)}: repeat that, or name another --out")
-    done = {(hour, minute) for hour, made in settings.items() for minute in made["minutes"]}
-    return {h: paths for h, paths in minutes.items() if not {(h, path.name[:12]) for path in paths} <= done}
+    work = functools.partial(convert_hour, columns=columns, where=where, threads=1 if scheduler else 0)
+    names, targets = list(hours), [out / hour / "part.parquet" for hour in hours]
+    try:
+        with connect_to_dask(scheduler) if scheduler else contextlib.nullcontext() as cluster:
+            run = cluster.get_executor(pure=False).map if cluster else map
+            for part in (slice(1), slice(1, None)):
+                results = run(work, list(hours.values())[part], targets[part])
+                yield from zip(names[part], results, strict=True)
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException):
+            raise OSError(str(error)) from None
+        message = str(error).partition("\n\nLINE")[0]  # the rest is an excerpt of SQL
+        raise UsageError(f"--column or --where: {message}") from None
+    except RuntimeError as error:  # what DuckDB makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    except Exception as error:  # Dask's, such as KilledWorker
+        if not scheduler or isinstance(error, OSError | UsageError):
+            raise
+        raise OSError(f"the Dask cluster failed ({type(error).__name__}); run it again to continue") from None
 
 
 def main(
@@ -271,29 +237,25 @@ def main(
     from rich.console import Console
     from rich.progress import track
 
-    minutes, out = find_minutes(folder.resolve()), out.resolve()
-    columns = column or default_columns(next(iter(minutes.values()))[0])
-    check_query([parse_column(text) for text in columns], where)
-    todo = choose_hours(minutes, out, columns, where)
-    results = convert(todo, out, columns, where, scheduler)
-    console = Console(stderr=True)
-    hours = lines = rows = problems = 0
-    error: BaseException | str | None = None
+    hours, out, console = find_hours(folder.resolve()), out.resolve(), Console(stderr=True)
+    columns = column or default_columns(next(iter(hours.values()))[0])
+    parse_columns(columns)
+    todo = choose_hours(hours, out, columns, where)
+    results, counts = convert(todo, out, columns, where, scheduler), Counter[str]()
+    error: BaseException | None = None
     try:
         for hour, result in track(results, "hours", len(todo), console=console, disable=not console.is_terminal):
-            for problem in result.problems:
+            lines, rows, problems = result
+            for problem in problems:
                 log(f"{hour}: {problem}")
-            if result.exit_code:
-                return result.exit_code
-            if where and result.lines and not result.rows and not hours:
-                log(f"{hour}: the condition matches none of {plural(result.lines, 'line')}")
-            hours, lines, rows = hours + 1, lines + result.lines, rows + result.rows
-            problems += len(result.problems)
+            if where and lines and not rows and not counts["hours"]:
+                log(f"{hour}: the condition matches none of {plural(lines, 'line')}")
+            counts.update(hours=1, lines=lines, rows=rows, problems=len(problems))
     except (KeyboardInterrupt, OSError) as stopped:
         error = stopped
-    done = f"{plural(hours, 'hour')} converted ({plural(lines, 'line')}, {plural(rows, 'row')})"
-    done += f", {len(minutes) - len(todo)} already there"
-    return print_summary(done, error=error or ("see above" if problems else None))
+    done = f"{plural(counts['hours'], 'hour')} converted ({plural(counts['lines'], 'line')}, "
+    done += f"{plural(counts['rows'], 'row')}), {len(hours) - len(todo)} already there"
+    return print_summary(done, error=error or ("see above" if counts["problems"] else None))
 
 
 # [[[cog vendor() ]]]
@@ -304,7 +266,6 @@ import asyncio
 import difflib
 import os
 import re
-from collections.abc import Callable
 
 
 class UsageError(ValueError):
