@@ -121,9 +121,7 @@ async def ioc_stream(
 
 
 def main(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A JSON Lines file; continued if it exists.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write or continue.")] = None,
     since: Annotated[str | None, typer.Option(help="Where a new file begins, e.g. 7d. [default: all]")] = None,
     filter: Annotated[str | None, typer.Option(help="As in the API: origin:hunting, source_type:collection…")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Ask again every minute, until interrupted.")] = False,
@@ -141,10 +139,10 @@ def main(
         written, error = 0, None
         async with VirusTotal(apikey) as client:
             client.max_wait = math.inf if follow else client.max_wait
-            with open_lines(output, append=True) as lines:
+            with open_lines(output, append=True) as file:
                 try:
                     async for item in get_new(client, known, filter=filter, since=start, follow=follow):
-                        write_objects([item], lines, style)
+                        write_objects([item], file, style)
                         written += 1
                         if written == limit:
                             break

@@ -145,18 +145,16 @@ async def get_object(client: VirusTotal, indicator: Indicator, names: list[str])
         return {"type": indicator.type, "id": indicator.value, "error": details}
 
 
-async def get_objects(
-    client: VirusTotal, relationships: dict[str, list[str]], limit: int, indicator: Indicator
-) -> Objects:
+async def get_objects(client: VirusTotal, names: dict[str, list[str]], limit: int, indicator: Indicator) -> Objects:
     """Yield the related objects, then the object itself or {"failed": VirusTotalError}; each with the key `lookup`."""
-    key, names = {"lookup": indicator.value}, relationships.get(indicator.type, [])
+    key, path, related = {"lookup": indicator.value}, PATHS[indicator.type], names.get(indicator.type, [])
     try:
-        item = await get_object(client, indicator, names)
-        for name in names if "error" not in item else []:
+        item = await get_object(client, indicator, related)
+        for name in related if "error" not in item else []:
             if item.get("relationships", {}).get(name, {}).get("data", "unknown"):  # none saves a request
-                async for page in client.pages(f"{PATHS[indicator.type]}/{name}", indicator.id, limit=limit):
-                    for related in page.objects:
-                        yield key | {"relationship": name} | related
+                async for page in client.pages(f"{path}/{name}", indicator.id, limit=limit):
+                    for found in page.objects:
+                        yield key | {"relationship": name} | found
         yield key | item
     except VirusTotalError as error:
         yield key | {"failed": error}
@@ -172,8 +170,7 @@ async def lookup(
 ) -> Objects:
     """Yield what `get_objects` does, in the order of `indicators`, with up to `limit` related objects (0: all).
 
-    An error that every look-up would meet is raised after those that are under way; others are printed, too. Raises
-    UsageError for what is no indicator, and for an unknown relationship.
+    An error that every look-up would meet is raised after those that are under way. Raises UsageError.
     """
     wanted, bad = read_indicators(as_list("indicators", indicators))
     if bad:
@@ -197,10 +194,7 @@ async def lookup(
 
 
 def read_done(path: Path) -> set[str]:
-    """Return the indicators that are complete in an output file, and truncate the file after the last of them.
-
-    kill -9 may leave half a line, or a part of an indicator's related objects. Raises UsageError for another file.
-    """
+    """Return the complete indicators of an output file; remove what kill -9 left of another. Raises UsageError."""
     done, end = set(), 0
     with open(path, "rb+") as file:
         while line := file.readline():
@@ -231,6 +225,21 @@ async def write_all(objects: Objects, file: TextIO, style: Format | None, counts
             end = file.tell() if can_truncate else 0
 
 
+async def write_answers(
+    objects: Objects, output: Path | None, resume: bool, style: Format | None
+) -> tuple[Counter[str], BaseException | None]:
+    """Return the counts of `write_all`, and the error that ended it early. Raises one before the first answer."""
+    counts: Counter[str] = Counter()
+    with open_lines(output, append=resume, option="--resume") as file:
+        try:
+            await write_all(objects, file, style, counts)
+        except (VirusTotalError, OSError, asyncio.CancelledError) as error:
+            if isinstance(error, BrokenPipeError) or not counts["answered"]:
+                raise
+            return counts, error
+    return counts, None
+
+
 def main(
     indicators: Annotated[list[str] | None, typer.Argument(metavar="[IOC]...", help="Defanged or not.")] = None,
     file: Annotated[
@@ -254,23 +263,16 @@ def main(
         raise UsageError("no indicator to look up: name one, or a --file with one per line")
     done = read_done(output) if resume and output and output.exists() else set()
     todo = [indicator.value for indicator in wanted if indicator.value not in done]
-    counts: Counter[str] = Counter()
 
     async def work() -> int:
-        error: BaseException | str | None = None
         client = VirusTotal(apikey)
-        with open_lines(output, append=resume, option="--resume") as lines:
-            objects = lookup(todo, relationships=relationship or [], limit=limit, client=client)
-            try:
-                await write_all(objects, lines, style, counts)
-            except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-                if isinstance(stopped, BrokenPipeError) or not counts["answered"]:
-                    raise
-                error = stopped
+        objects = lookup(todo, relationships=relationship or [], limit=limit, client=client)
+        counts, error = await write_answers(objects, output, resume, style)
         missing = len(todo) - counts["answered"]
         summary = f"{len(wanted) - missing} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
-        error = error or ("what is missing is listed above" if missing or bad else None)
-        return print_summary(summary, client.requests, error=error, resume="--resume" if output and missing else "")
+        gap = "what is missing is listed above" if missing or bad else None
+        again = "--resume" if output and missing else ""
+        return print_summary(summary, client.requests, error=error or gap, resume=again)
 
     return asyncio.run(work())
 
