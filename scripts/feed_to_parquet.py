@@ -135,11 +135,13 @@ def find_hours(folder: Path) -> dict[str, list[Path]]:
 
 
 def default_columns(minute: Path) -> list[str]:
-    """Return the columns for the objects in a minute. Raises UsageError if its first line is not a feed's."""
+    """Return the columns for the objects in a minute. Raises UsageError if its first object is not a feed's."""
     import duckdb
 
     with duckdb.connect() as db, contextlib.suppress(duckdb.Error):
-        found = db.execute(f"SELECT json ->> '$.type' FROM {lines_sql([minute])} LIMIT 1").fetchone()
+        found = db.execute(
+            f"SELECT json ->> '$.type' FROM {lines_sql([minute])} WHERE json IS NOT NULL LIMIT 1"
+        ).fetchone()
         if found and found[0] in DEFAULT_COLUMNS:
             return DEFAULT_COLUMNS[found[0]].split()
     raise UsageError(f"{minute} does not start with an object of a feed: name the columns with --column")
@@ -156,7 +158,8 @@ def choose_hours(hours: dict[str, list[Path]], out: Path, columns: list[str], wh
         settings = [json.loads(value) for (value,) in db.execute(query).fetchall()]
     for made in settings:
         if (made["columns"], made["where"]) != (columns, where):
-            options = [f"--column={text}" for text in made["columns"]] + [f"--where={made['where']}"]
+            options = [f"--column={text}" for text in made["columns"]]
+            options += [f"--where={made['where']}"] if made["where"] else []
             raise UsageError(f"{out} was made with {shlex.join(options)}: repeat that, or name another --out")
     done = {minute for made in settings for minute in made["minutes"]}
     return {hour: paths for hour, paths in hours.items() if not {path.name[:12] for path in paths} <= done}
@@ -216,7 +219,7 @@ def convert(
     except duckdb.Error as error:
         if isinstance(error, duckdb.IOException):
             raise OSError(str(error)) from None
-        message = str(error).partition("\n\nLINE")[0]  # the rest is an excerpt of SQL
+        message = str(error).partition("\n\nLINE")[0].replace("\n", " ")  # the rest is an excerpt of SQL
         raise UsageError(f"--column or --where: {message}") from None
     except RuntimeError as error:  # what DuckDB makes of Ctrl-C
         raise KeyboardInterrupt from error
