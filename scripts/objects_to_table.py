@@ -395,7 +395,8 @@ def parse_columns(specs: Iterable[str]) -> dict[str, str]:
 
 def fields(item: dict[str, Any]) -> dict[str, Any]:
     """Return an object's values by column: its attributes, the context that identifies it, and what else it holds."""
-    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    parts = [item.get("attributes"), item.get("context_attributes")]
+    attributes, context = [part if isinstance(part, dict) else {} for part in parts]
     unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
     hoisted = {"url", "rule_name", "notification_id", "notification_date"} - attributes.keys()
     rest = {key: value for key, value in item.items() if key not in unused}
@@ -531,7 +532,7 @@ def select_useful(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[names] if len(names) > 2 else frame.dropna(axis="columns", how="all")
     if {"id", "url"} <= set(frame):  # a URL says more than its hash
         frame = frame.assign(url=frame["url"].astype(object).fillna(frame["id"])).drop(columns="id")
-    return frame.rename(columns=lambda name: name.removesuffix(".value").rpartition(".")[2])
+    return frame.rename(columns=lambda name: name.removesuffix(".value").rpartition(".")[2].removeprefix("last_http_"))
 
 
 def format_columns(frame: pd.DataFrame) -> str:
@@ -556,12 +557,12 @@ def show(value: Any) -> str:
 
 
 def fit_widths(widths: list[int], room: int) -> list[int]:
-    """Return the widths of the first columns that fit in `room`. The widest give way, but keep 16 for a date.
+    """Return the widths of the first columns that fit in `room`. The widest give way, but keep 16, for a date.
 
-    From 100 characters on, the first column keeps 64, so that ids can be copied.
+    The first column keeps 32, for a URL's host, or from 100 characters on 64, so that ids can be copied.
     """
     for most in range(room, 15, -1):
-        first = max(most, 64) if room >= 100 else most
+        first = max(most, 64 if room >= 100 else 32)
         fitted = [min(width, most if number else first) for number, width in enumerate(widths)]
         if sum(fitted) + 2 * len(fitted) - 2 <= room:
             return fitted
