@@ -120,7 +120,7 @@ async def ioc_stream(
             yield item
 
 
-def main(
+async def main(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write or continue.")] = None,
     since: Annotated[str | None, typer.Option(help="Where a new file begins, e.g. 7d. [default: all]")] = None,
     filter: Annotated[str | None, typer.Option(help="As in the API: origin:hunting, source_type:collection…")] = None,
@@ -135,25 +135,22 @@ def main(
     known = read_known(output) if output and output.exists() and output.stat().st_size else {}
     start = parse_time(since) if since else None
 
-    async def work() -> int:
-        written, error = 0, None
-        async with VirusTotal(apikey) as client:
-            client.max_wait = math.inf if follow else client.max_wait
-            with open_lines(output, append=True) as file:
-                try:
-                    async for item in get_new(client, known, filter=filter, since=start, follow=follow):
-                        write_objects([item], file, style)
-                        written += 1
-                        if written == limit:
-                            break
-                except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
-                    if isinstance(stopped, BrokenPipeError) or not written:
-                        raise
-                    error = stopped
-        again = "the same command" if output else ""
-        return print_summary(plural(written, "notification"), client.requests, error=error, resume=again)
-
-    return asyncio.run(work())
+    written, error = 0, None
+    async with VirusTotal(apikey) as client:
+        client.max_wait = math.inf if follow else client.max_wait
+        with open_lines(output, append=True) as file:
+            try:
+                async for item in get_new(client, known, filter=filter, since=start, follow=follow):
+                    write_objects([item], file, style)
+                    written += 1
+                    if written == limit:
+                        break
+            except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
+                if isinstance(stopped, BrokenPipeError) or not written:
+                    raise
+                error = stopped
+    again = "the same command" if output else ""
+    return print_summary(plural(written, "notification"), client.requests, error=error, resume=again)
 
 
 # [[[cog vendor() ]]]
@@ -308,27 +305,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:

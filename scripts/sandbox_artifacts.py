@@ -130,7 +130,7 @@ def as_result(item: dict[str, Any], style: Format) -> tuple[str, str]:
     return status, json.dumps(item) if style is Format.jsonl else text
 
 
-def main(
+async def main(
     ids: Annotated[list[str], typer.Argument(help="MD5, SHA-1 or SHA-256 of files, or ids of reports.")],
     kind: Annotated[str | None, typer.Option(help="What to download: a list of pcap, evtx, html, memdump.")] = None,
     sandbox: Annotated[str, typer.Option(help="Only sandboxes with this in their name: CAPE.")] = "",
@@ -145,16 +145,13 @@ def main(
     if output and output.exists():
         raise UsageError(f"{output} exists: name another file")
 
-    async def work() -> int:
-        with open_lines(output) as file:
-            chosen = style or (Format.text if file.isatty() else Format.jsonl)
-            async with VirusTotal(apikey) as client:
-                items = list_reports(client, wanted, sandbox=sandbox)
-                if kinds:
-                    items = save_artifacts(client, wanted, kinds, out, sandbox=sandbox)
-                return await write_results((as_result(item, chosen) async for item in items), client, DONE, file)
-
-    return asyncio.run(work())
+    with open_lines(output) as file:
+        chosen = style or (Format.text if file.isatty() else Format.jsonl)
+        async with VirusTotal(apikey) as client:
+            items = list_reports(client, wanted, sandbox=sandbox)
+            if kinds:
+                items = save_artifacts(client, wanted, kinds, out, sandbox=sandbox)
+            return await write_results((as_result(item, chosen) async for item in items), client, DONE, file)
 
 
 # [[[cog vendor() ]]]
@@ -299,27 +296,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
@@ -426,7 +425,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""

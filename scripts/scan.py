@@ -229,10 +229,10 @@ def ask(names: list[str]) -> bool:
         signal.signal(signal.SIGINT, handler)
 
 
-def main(
+async def main(
     inputs: Annotated[list[str], typer.Argument(metavar="PATH_OR_URL", help="Files, and URLs with http(s)://.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the verdicts of new analyses.")] = False,
-    timeout: Annotated[str, typer.Option(help="How long to --wait: 90s, 30m, 2h.")] = "30m",
+    duration: Annotated[str, typer.Option("--timeout", help="How long to --wait: 90s, 30m, 2h.")] = "30m",
     password: Annotated[str | None, typer.Option(help="Each file is a zip of one file, with this password.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Use private scanning: nothing becomes public.")] = False,
     rescan: Annotated[bool, typer.Option("--rescan", help="Analyse again what VirusTotal knows.")] = False,
@@ -241,20 +241,17 @@ def main(
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
     """Look up, submit, and wait."""
-    seconds = parse_duration(timeout) if wait else 0
+    seconds = parse_duration(duration) if wait else 0
     targets = [parse_target(text, password=password, private=private) for text in inputs]
     targets = list({target.id: target for target in targets}.values())
     if not (yes or private or sys.stdin.isatty()):
         raise UsageError("an upload is public: agree with --yes, as there is no terminal to ask on")
     confirm = (lambda _: True) if yes or private else ask
 
-    async def work() -> int:
-        async with VirusTotal(apikey, timeout=300) as client:  # a large upload takes minutes to be answered
-            items = scan(client, targets, confirm, wait=seconds, rescan=rescan)
-            results = (as_result(target, item, style) async for target, item in items)
-            return await write_results(results, client, {"known", "completed" if wait else "queued"})
-
-    return asyncio.run(work())
+    async with VirusTotal(apikey, timeout=300) as client:  # a large upload takes minutes to be answered
+        items = scan(client, targets, confirm, wait=seconds, rescan=rescan)
+        results = (as_result(target, item, style) async for target, item in items)
+        return await write_results(results, client, {"known", "completed" if wait else "queued"})
 
 
 # [[[cog vendor() ]]]
@@ -342,27 +339,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
@@ -469,7 +468,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""

@@ -38,12 +38,13 @@ def test_an_example_prints_what_the_readme_says(example: str, tmp_path: Path) ->
         result = subprocess.run(
             [*python, *words[2 + len(scripts) :]],
             cwd=tmp_path,
-            env=environment(tmp_path, COLUMNS="120"),
-            capture_output=True,
+            env=environment(tmp_path, COLUMNS="120", PYTHONUNBUFFERED="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # in the order of a terminal
             text=True,
             encoding="utf-8",
         )
-        printed += f"$ {command}\n{result.stdout}{result.stderr}"
+        printed += f"$ {command}\n{result.stdout}"
 
     def settled(text: str) -> list[str]:
         return [re.sub(r"\d+(\.\d+)? s\b", "N s", line.rstrip()) for line in text.splitlines()]
