@@ -37,7 +37,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,8 +78,7 @@ def parse_columns(texts: list[str]) -> list[Column]:
         path = path if path.startswith("$") else f"$.attributes.{path or name}"
         kind = kind.upper() or "VARCHAR"
         if kind not in TYPES or ("[*]" in path and kind != "VARCHAR[]"):
-            types = f"expected TYPE to be {', '.join(TYPES)}; a PATH with [*] needs VARCHAR[]"
-            raise UsageError(f"--column {text}: {types}")
+            raise UsageError(f"--column {text}: TYPE is one of {', '.join(TYPES)}; a PATH with [*] needs VARCHAR[]")
         if name.lower() in ("", "date", "hour", *columns):  # date and hour are the directories
             raise UsageError(f"--column {text}: expected NAME:TYPE=PATH, with a NAME that is not taken")
         columns[name.lower()] = (name, kind, path)
@@ -98,12 +97,12 @@ def quote_all(values: Iterable[object]) -> str:
 
 def lines_sql(minutes: list[Path]) -> str:
     """Return the SQL of a table of all lines in minutes, in one column: json, NULL for a line that is not JSON."""
-    # Neither is left to DuckDB: it looks for both in the path, where a `?` or a `=` misleads it.
+    # DuckDB would guess compression and partitioning from the path, where a `?` or a `=` misleads it.
     options = "compression = 'zstd', hive_partitioning = false, ignore_errors = true"
     return f"read_ndjson_objects({quote_all(minutes)}, {options})"
 
 
-def create_views(db: Any, columns: list[Column], where: str, source: str) -> None:
+def create_views(db: Any, columns: list[Column], where: str, minutes: list[Path]) -> None:
     """Create the views `rows` (the columns) and `counts` (of lines, of those that are JSON, of misfits by column)."""
     bases, values, misfits = [], [], []
     for at, (name, kind, path) in enumerate(columns, 1):
@@ -114,7 +113,7 @@ def create_views(db: Any, columns: list[Column], where: str, source: str) -> Non
         values.append(f'{value} AS "{name}"')
         misfits.append(f"count_if(json_type({v}) <> 'NULL' AND ({value}) IS NULL)")
     # One call finds all paths while it parses a line once: 14 times faster than a call for each.
-    db.execute(f"CREATE VIEW lines AS SELECT json_extract(json, {quote_all(bases)}) AS v FROM {source}")
+    db.execute(f"CREATE VIEW lines AS SELECT json_extract(json, {quote_all(bases)}) AS v FROM {lines_sql(minutes)}")
     db.execute(f"CREATE VIEW counts AS SELECT count(*), count(v), {', '.join(misfits)} FROM lines")
     rows = f"SELECT {', '.join(values)} FROM lines WHERE v IS NOT NULL"
     db.execute(f"CREATE VIEW rows AS SELECT * FROM ({rows}) WHERE ({where or True}\n)")
@@ -139,9 +138,8 @@ def default_columns(minute: Path) -> list[str]:
     import duckdb
 
     with duckdb.connect() as db, contextlib.suppress(duckdb.Error):
-        found = db.execute(
-            f"SELECT json ->> '$.type' FROM {lines_sql([minute])} WHERE json IS NOT NULL LIMIT 1"
-        ).fetchone()
+        query = f"SELECT json ->> '$.type' FROM {lines_sql([minute])} WHERE json IS NOT NULL LIMIT 1"
+        found = db.execute(query).fetchone()
         if found and found[0] in DEFAULT_COLUMNS:
             return DEFAULT_COLUMNS[found[0]].split()
     raise UsageError(f"{minute} does not start with an object of a feed: name the columns with --column")
@@ -176,7 +174,7 @@ def convert_hour(minutes: list[Path], target: Path, columns: list[str], where: s
     options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{feed_to_parquet: {quote(json.dumps(settings))}}}"
     parsed = parse_columns(columns)
     with duckdb.connect(config={"threads": threads} if threads else {}) as db:
-        create_views(db, parsed, where, lines_sql(minutes))
+        create_views(db, parsed, where, minutes)
         try:
             lines, good, *misfits = db.execute("FROM counts").fetchone()
         except duckdb.Error as error:
@@ -253,7 +251,7 @@ def main(
                 log(f"{hour}: {problem}")
             if where and lines and not rows and not counts["hours"]:
                 log(f"{hour}: the condition matches none of {plural(lines, 'line')}")
-            counts.update(hours=1, lines=lines, rows=rows, problems=len(problems))
+            counts.update(hours=int(lines > 0), lines=lines, rows=rows, problems=len(problems))
     except (KeyboardInterrupt, OSError) as stopped:
         error = stopped
     done = f"{plural(counts['hours'], 'hour')} converted ({plural(counts['lines'], 'line')}, "
@@ -269,6 +267,7 @@ import asyncio
 import difflib
 import os
 import re
+from collections.abc import Callable
 
 
 class UsageError(ValueError):
@@ -337,27 +336,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
