@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from frame import escape_formula
 from output import UsageError, atomic_write, defang, log, plural, print_summary, printable
 
 
@@ -100,12 +101,8 @@ def check_output(output: Path, cursor: str | None) -> None:
 
 
 def csv_cell(value: Any) -> str:
-    """Return a value as text, a list with spaces between. A leading ' keeps a spreadsheet from running a formula.
-
-    Some spreadsheets start a cell at a semicolon: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
-    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
+    """Return a value as text that no spreadsheet takes for a formula, a list with spaces between."""
+    return escape_formula(printable(" ".join(map(str, value)) if isinstance(value, list) else value))
 
 
 def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, file: Any) -> None:

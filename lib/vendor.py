@@ -114,7 +114,7 @@ def vendored(script: str) -> str:
     imports = [ast.unparse(node) for node in needed if not names_imported([node]) <= present]
     sources = dict.fromkeys(definition.source for name, definition in definitions.items() if name in wanted)
     block = "\n".join([*imports, *sources])
-    block = ruff(["check", "--quiet", "--exit-zero", "--fix", "--select", "F401,I"], block)
+    block = ruff(["check", "--quiet", "--exit-zero", "--fix", "--select", "F401,I,TC005"], block)
     return HEADER + ruff(["format"], block).strip()
 
 

@@ -275,27 +275,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
@@ -402,7 +404,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
@@ -705,12 +709,8 @@ def check_output(output: Path, cursor: str | None) -> None:
 
 
 def csv_cell(value: Any) -> str:
-    """Return a value as text, a list with spaces between. A leading ' keeps a spreadsheet from running a formula.
-
-    Some spreadsheets start a cell at a semicolon: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    text = printable(" ".join(map(str, value)) if isinstance(value, list) else value)
-    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
+    """Return a value as text that no spreadsheet takes for a formula, a list with spaces between."""
+    return escape_formula(printable(" ".join(map(str, value)) if isinstance(value, list) else value))
 
 
 def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, file: Any) -> None:
@@ -754,6 +754,12 @@ def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
     done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
     resume = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
     return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=resume)
+
+
+def escape_formula(text: str) -> str:
+    """Return text with a ' before what could begin a formula: https://owasp.org/www-community/attacks/CSV_Injection."""
+    # Some locales start a cell at a semicolon, or accept full-width signs.
+    return re.sub(r"(^|;)(?=[\s\"']*[=+\-@＝＋－＠])", r"\1'", text)
 
 
 # [[[end]]]

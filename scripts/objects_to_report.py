@@ -7,7 +7,7 @@
 #     "jinja2>=3.1,<4",
 #     "pygal>=3.1,<4",
 #     "typer>=0.27,<0.30",
-#     "zstandard>=0.23,<1",
+#     "zstandard>=0.24,<0.26",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-15T00:00:00Z"
@@ -397,10 +397,6 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 class UsageError(ValueError):
@@ -476,27 +472,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
@@ -599,7 +597,8 @@ ARBITRARY = {
 
 def fields(item: dict[str, Any]) -> dict[str, Any]:
     """Return an object's values by column: its attributes, the context that identifies it, and what else it holds."""
-    attributes, context = item.get("attributes") or {}, item.get("context_attributes") or {}
+    parts = [item.get("attributes"), item.get("context_attributes")]
+    attributes, context = [part if isinstance(part, dict) else {} for part in parts]
     unused = ("attributes", "links", "relationships") if "id" in item else ("attributes",)
     hoisted = {"url", "rule_name", "notification_id", "notification_date"} - attributes.keys()
     rest = {key: value for key, value in item.items() if key not in unused}

@@ -361,27 +361,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
