@@ -33,7 +33,7 @@ import asyncio
 import bz2
 import contextlib
 import functools
-import heapq
+import itertools
 import logging
 import os
 import re
@@ -44,10 +44,9 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -61,29 +60,23 @@ import zstandard
 MINUTE, LAG, RETENTION = timedelta(minutes=1), timedelta(minutes=60), timedelta(days=7)
 POLL_SECONDS, RETRY_SECONDS = 20, 900  # how long a follower waits for a minute that is late, or that failed
 MAX_FAILURES = 20  # in a row: the server is down
+DAMAGE = (OSError, EOFError, tarfile.TarError, zstandard.ZstdError)  # what reading a damaged package raises
 
 Feed = StrEnum("Feed", ["files", "urls", "file_behaviours", "domains", "ip_addresses", "verify"])
 Compression = StrEnum("Compression", ["zst", "bz2"])
-Cores = AbstractContextManager[Any]  # bounds how many threads decompress at once
 
 
-class DamagedError(Exception):
-    """A package is truncated or corrupt."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class Dump:
-    """A feed, and the directory of its minutes. Plain values, because Dask workers get it.
-
-    `parts` is for incomplete files. Once it is removed, tasks that outlive the run cannot publish anything.
-    """
+    """A feed, and the directory of its minutes. `parts` is for incomplete files. Dask workers get it."""
 
     feed: str
     out: Path
     compression: str
     parts: Path
-    host: str | None = None
-    apikey: str | None = None
+    host: str | None
+    apikey: str | None
+    cores: contextlib.AbstractContextManager[Any]  # bounds how many threads decompress at once
 
     def path(self, minute: datetime, compression: str) -> Path:
         """Return the file of a minute."""
@@ -96,10 +89,10 @@ class Dump:
 
 @dataclass
 class Result:
-    """What became of a minute, or of the archive of an hour. Plain values, because it comes from Dask workers.
+    """What became of a minute, or of the archive of an hour. Plain values, because Dask workers send it.
 
-    `status` is saved, missing (404), not yet, out of requests, failed, or stop: no other minute would do better.
-    `counts` has the numbers of minutes saved, lines, bytes and requests.
+    `status` is saved, missing (404), not published yet, or failed. An `exit_code` says that no other minute would do
+    better. `counts` has the numbers of lines, bytes and requests.
     """
 
     status: str
@@ -108,299 +101,234 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-# ---- One minute: what a thread or a Dask worker does
+# ---- One minute, or the archive of an hour
 
 
-@contextlib.contextmanager
-def detect_damage() -> Iterator[None]:
-    """Raise DamagedError for what bz2, zstandard and tarfile raise for damaged content."""
-    try:
-        yield
-    except (OSError, EOFError, tarfile.TarError, zstandard.ZstdError) as error:
-        if getattr(error, "errno", None):  # of the disk; bz2's own OSError has none
-            raise
-        raise DamagedError(str(error)) from None
+def is_damage(error: BaseException) -> bool:
+    """Return whether an error is about the content of a package. bz2's own OSError has no errno, the disk's has."""
+    return isinstance(error, DAMAGE) and not getattr(error, "errno", None)
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the content of a package, verified by its checksums. Raises DamagedError and OSError."""
-    with detect_damage(), open(path, "rb") as file:
-        if path.suffix == ".zst":
-            # Not stream_reader, which takes a truncated file for complete.
-            decompressor = zstandard.ZstdDecompressor().decompressobj()
+    """Yield the content of a package, verified by its checksums. Raises DAMAGE."""
+    complete = path.stat().st_size > 0
+    if path.suffix == ".zst":
+        decompressor = zstandard.ZstdDecompressor().decompressobj()  # stream_reader does not notice a truncated file
+        with open(path, "rb") as file:
             yield from map(decompressor.decompress, iter(lambda: file.read(1 << 18), b""))
-            complete = decompressor.eof
-        else:
-            complete = os.fstat(file.fileno()).st_size > 0
-            with bz2.open(file) as content:
-                yield from iter(lambda: content.read(1 << 20), b"")
-        if not complete:
-            raise EOFError("the file is empty or truncated")
-
-
-def recompress(source: Path, target: Path) -> Iterator[bytes]:
-    """Yield the content of a package, and write it to `target` as zstd."""
-    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-    with open(target, "wb") as file, compressor.stream_writer(file) as packed:
-        for block in read_blocks(source):
-            packed.write(block)
-            yield block
+        complete = decompressor.eof
+    else:
+        with bz2.open(path) as content:
+            yield from iter(lambda: content.read(1 << 20), b"")
+    if not complete:
+        raise EOFError("the file is empty or truncated")
 
 
 def save(package: Path, dump: Dump, minute: datetime) -> Counter[str]:
-    """Verify a package, recompress it if zst is wanted, and rename it into place. Raises DamagedError and OSError."""
-    as_published, path = dump.compression == "bz2", dump.path(minute, dump.compression)
-    done = package if as_published else package.with_suffix(".zst")
-    lines, last = 0, b"\n"
-    for block in read_blocks(package) if as_published else recompress(package, done):
-        lines += block.count(b"\n")
-        last = block[-1:]
+    """Verify a package, recompress it if zst is wanted, and rename it into place. Raises DAMAGE."""
+    recompressed = package.with_suffix(".zst")
+    compressor, lines = zstandard.ZstdCompressor(level=3, write_checksum=True), 0
+    with open(recompressed, "wb") as file, compressor.stream_writer(file) as packed:
+        for block in read_blocks(package):
+            lines += block.count(b"\n")
+            if dump.compression == "zst":
+                packed.write(block)
+    done = recompressed if dump.compression == "zst" else package
+    path, size = dump.path(minute, dump.compression), done.stat().st_size
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = done.stat().st_size
     done.replace(path)
-    return Counter(minutes=1, lines=lines + (last != b"\n"), bytes=size)
+    return Counter(lines=lines, bytes=size)
 
 
 def save_hour(archive: Path, dump: Dump, minutes: list[datetime]) -> Counter[str]:
-    """Save those of the minutes that the archive of an hour holds intact. Raises OSError."""
+    """Save those of the minutes that the archive of an hour holds, up to the first damage. Raises OSError."""
     counts, wanted = Counter[str](), {f"{minute:%Y%m%d%H%M}": minute for minute in minutes}
     package = archive.with_name("member")
-    with contextlib.suppress(DamagedError), detect_damage(), tarfile.open(archive, "r:bz2") as tar:
-        for member in tar:
-            stamp = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)  # the name never becomes a path
-            if member.isfile() and stamp and (minute := wanted.pop(stamp[0], None)):
-                package.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
-                with contextlib.suppress(DamagedError):
-                    counts += save(package, dump, minute)
+    try:
+        with tarfile.open(archive, "r:bz2") as tar:
+            for member in tar:
+                stamp = re.search(r"(?<!\d)\d{12}(?!\d)", Path(member.name).name)  # the name never becomes a path
+                if member.isfile() and stamp and stamp[0] in wanted:
+                    package.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+                    counts += save(package, dump, wanted[stamp[0]])
+    except DAMAGE as error:
+        if not is_damage(error):
+            raise
     return counts
 
 
-@tenacity.retry(retry=tenacity.retry_if_exception_type(DamagedError), stop=tenacity.stop_after_attempt(3), reraise=True)
-async def download(client: VirusTotal, dump: Dump, minutes: list[datetime], cores: Cores) -> Counter[str]:
-    """Download and save a minute, or the archive of an hour. Raises VirusTotalError, DamagedError and OSError.
+@tenacity.retry(retry=tenacity.retry_if_exception(is_damage), stop=tenacity.stop_after_attempt(3), reraise=True)
+async def download(client: VirusTotal, dump: Dump, minutes: list[datetime]) -> Counter[str]:
+    """Download and save a minute, or several of an hour from its archive. Raises VirusTotalError and DAMAGE.
 
     https://docs.virustotal.com/reference/feeds-file
     """
     with tempfile.TemporaryDirectory(dir=dump.parts, ignore_cleanup_errors=True) as folder:
-        package = Path(folder, "package")
+        package, first = Path(folder, "package"), minutes[0]
         if len(minutes) == 1:
-            await client.download("/feeds/{}/{}", dump.feed, f"{minutes[0]:%Y%m%d%H%M}", to=package)
+            await client.download("/feeds/{}/{}", dump.feed, f"{first:%Y%m%d%H%M}", to=package)
         else:
-            await client.download("/feeds/{}/hourly/{}", dump.feed, f"{minutes[0]:%Y%m%d%H}", to=package)
-        with cores:
-            return save(package, dump, minutes[0]) if len(minutes) == 1 else save_hour(package, dump, minutes)
+            await client.download("/feeds/{}/hourly/{}", dump.feed, f"{first:%Y%m%d%H}", to=package)
+        with dump.cores:
+            return save(package, dump, first) if len(minutes) == 1 else save_hour(package, dump, minutes)
 
 
-def failure(error: Exception, connected: bool) -> Result:
-    """Return what an error means for the minute and for the run."""
-    if isinstance(error, OSError):
-        return Result("stop", f"cannot write: {error}", 1)
-    if not isinstance(error, VirusTotalError):
+def explain(error: Exception) -> Result:
+    """Return what an error means for the minute and, by an exit code, for the run."""
+    if is_damage(error):
         return Result("failed", f"the package is damaged: {error}")
+    if not isinstance(error, VirusTotalError):
+        return Result("failed", f"cannot write: {error}", exit_code=1)
     if error.code in ("NotAvailableYet", "NotAvailableYetError"):  # both have been seen
-        return Result("not yet", str(error))
+        return Result("not published yet", str(error))
     if error.code.startswith("HTTP "):  # the storage or a proxy answered, about this minute only
         return Result("failed", str(error))
-    if error.code == "VT_MAX_REQUESTS":
-        return Result("out of requests")
     if error.status == 404:
         return Result("missing", str(error))
-    if error.status in (400, 401, 403, 429):
-        return Result("stop", str(error), error.exit_code)
-    return Result("failed", str(error)) if connected else Result("stop", str(error), 3)
+    return Result("failed", str(error), error.exit_code if error.status in (400, 401, 403, 429) else 0)
 
 
-def fetch(dump: Dump, minutes: list[datetime], max_requests: float, cores: Cores) -> Result:
-    """Fetch a minute, or the archive of the hour that the minutes are from; in a thread, or on a Dask worker.
+def fetch(dump: Dump, minutes: list[datetime]) -> Result:
+    """Fetch a minute, or several of an hour from its archive; in a thread, or on a Dask worker. Raises UsageError.
 
-    Errors come back in the result, because exceptions that a script defines cannot be sent from a Dask worker.
+    Other errors come back in the result, because not every exception can be sent from a Dask worker.
     """
-
-    if len(minutes) == 1 and dump.has(minutes[0]):
-        return Result("saved", counts=Counter(present=1))  # by a worker that died before it could tell
 
     async def work() -> Result:
         async with VirusTotal(dump.apikey, host=dump.host) as client:
-            client.max_requests = max_requests
             try:
-                result = Result("saved", counts=await download(client, dump, minutes, cores))
-            except (VirusTotalError, DamagedError, OSError) as error:
-                result = failure(error, client.connected)
+                result = Result("saved", counts=await download(client, dump, minutes))
+            except (VirusTotalError, *DAMAGE) as error:
+                result = explain(error)
             result.counts["requests"] = client.requests
             return result
 
+    return asyncio.run(work())
+
+
+def fetch_on_worker(cluster: Any, dump: Dump, minutes: list[datetime]) -> Result:
+    """Call `fetch` on a worker of a Dask cluster (a distributed.Client).
+
+    Dask's own executor does not do: its futures never end if the scheduler dies, and fail if a worker dies too late.
+    """
     try:
-        return asyncio.run(work())
-    except UsageError as error:
-        return Result("stop", str(error), 2)
-
-
-Fetcher = Callable[[Dump, list[datetime], float], Result]
+        result: Result = cluster.submit(fetch, dump, minutes, pure=False).result()
+        return result
+    except Exception as error:
+        return Result("failed", f"the Dask scheduler or its workers failed: {error}", exit_code=1)
 
 
 # ---- The run: which minutes, how many at a time, what became of them
 
 
-class StoppedError(Exception):
-    """What ends a run early, because no other minute would do better."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+def this_minute() -> datetime:
+    """Return the current time without its seconds."""
+    return datetime.now(UTC).replace(second=0, microsecond=0)
 
 
+def minutes_between(start: datetime, stop: datetime) -> Iterator[datetime]:
+    """Yield the minutes from `start` to `stop` (excluded)."""
+    while start < stop:
+        yield start
+        start += MINUTE
+
+
+@dataclass
 class Run:
     """A dump in progress. Each task has a client of its own, so VT_RATE and VT_MAX_REQUESTS are applied here.
 
-    `counts` has the numbers of minutes, lines, bytes and requests, and of minutes already there (present). `lacking`
-    has the minutes that are missing, expired, not yet published, or failed. `error` is what ended the run early.
+    `statuses` says what became of each minute: the status of its Result, already there, or expired. `counts` has the
+    numbers of lines, bytes and requests. `stopped` is what ended the run early.
     """
 
-    def __init__(self, dump: Dump, fetcher: Fetcher, jobs: int, follow: bool = False) -> None:
-        self.dump, self.fetcher, self.jobs, self.follow = dump, fetcher, jobs, follow
-        self.executor = ThreadPoolExecutor(jobs)
-        self.counts: Counter[str] = Counter()
-        self.lacking: defaultdict[str, set[datetime]] = defaultdict(set)
-        self.error: BaseException | None = None
-        self.failures = 0  # in a row
-        self.pending: dict[Future[Result], tuple[list[datetime], float]] = {}  # minutes, and how many requests at most
-        self.retries: list[tuple[datetime, datetime]] = []  # a heap of (due, minute)
-        self.interval = 60 * SECOND / positive_env("VT_RATE", 1e6)
-        self.max_requests = positive_env("VT_MAX_REQUESTS", 1e9)
+    dump: Dump
+    submit: Callable[[list[datetime]], Future[Result]]
+    jobs: int
+    following: bool
+    statuses: dict[datetime, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    pending: dict[Future[Result], list[datetime]] = field(default_factory=dict)
+    failures: int = 0  # in a row
+    stopped: Result | None = None
 
-    def run(self, start: datetime, stop: datetime, hourly: bool) -> None:
-        """Fetch the minutes that the directory lacks. Raises StoppedError."""
+    def follow(self, start: datetime) -> None:
+        """Fetch minutes as they are published, and every 15 minutes those that failed."""
+        while not self.stopped:
+            retry = time.monotonic() + RETRY_SECONDS * SECOND
+            while time.monotonic() < retry and not self.stopped:
+                self.walk(max(start, this_minute() - RETENTION), this_minute() - LAG, until=retry)
+                self.forget("not published yet")
+                time.sleep(POLL_SECONDS * SECOND)
+            self.forget("failed")
+
+    def walk(self, start: datetime, stop: datetime, *, hourly: bool = False, until: float = float("inf")) -> None:
+        """Fetch the minutes without a status, oldest first, as long as there is time."""
         from rich.console import Console
 
-        with Console(stderr=True).status("") as status:  # on a terminal only
-            for minutes in self.due(start, stop, hourly):
-                lacking = [minute for minute in minutes if not self.dump.has(minute)]
-                self.counts["present"] += len(minutes) - len(lacking)
-                if len(minutes) > 1 and len(lacking) <= 30:  # not worth an archive
-                    self.retry(lacking)
-                elif lacking:
-                    self.submit(lacking)
-                elif not minutes:
-                    self.collect()
-                status.update(self.describe())
+        with Console(stderr=True).status("") as display:  # on a terminal only
+            for minutes in self.plan(start, stop, hourly):
+                self.wait_for_turn()
+                if self.stopped or time.monotonic() >= until:
+                    break
+                self.pending[self.submit(minutes)] = minutes
+                display.update(self.describe())
+            while self.pending and not self.stopped:
+                self.collect()
 
-    def due(self, start: datetime, stop: datetime, hourly: bool) -> Iterator[list[datetime]]:
-        """Yield what to fetch, oldest first: a minute, the minutes of an hour, or nothing if none is due now."""
-        minute, hour = start, 60 * MINUTE
-        while minute < stop or self.retries or self.pending:
-            now = datetime.now(UTC)
-            end = min(stop, now - LAG) if self.follow else stop
-            if self.retries and self.retries[0][0] <= now:
-                yield [heapq.heappop(self.retries)[1]]
-            elif hourly and minute.minute == 0 and minute + hour <= end:
-                yield [minute + n * MINUTE for n in range(60)]
-                minute += hour
-            elif minute < end:
-                yield [minute]
-                minute += MINUTE
-            else:
-                yield []
+    def plan(self, start: datetime, stop: datetime, hourly: bool) -> Iterator[list[datetime]]:
+        """Yield what to fetch: a minute, or with `hourly` the minutes of an hour if they are worth an archive."""
+        for _, hour in itertools.groupby(minutes_between(start, stop), lambda minute: minute.replace(minute=0)):
+            unknown = [minute for minute in hour if minute not in self.statuses]
+            self.statuses |= {minute: "already there" for minute in unknown if self.dump.has(minute)}
+            lacking = [minute for minute in unknown if minute not in self.statuses]
+            yield from [lacking] if hourly and len(lacking) > 30 else ([minute] for minute in lacking)
 
-    def retry(self, minutes: Iterable[datetime], seconds: float = 0) -> None:
-        """Let minutes come back after some seconds."""
-        for minute in minutes:
-            heapq.heappush(self.retries, (datetime.now(UTC) + timedelta(seconds=seconds), minute))
-
-    def submit(self, minutes: list[datetime]) -> None:
-        """Start a task as soon as `jobs` and VT_MAX_REQUESTS allow. Raises StoppedError."""
-        while (left := self.requests_left()) < 1 or len(self.pending) == self.jobs:
-            if not self.pending:
-                raise StoppedError(f"VT_MAX_REQUESTS: {self.max_requests:.0f} requests are spent", 4)
+    def wait_for_turn(self) -> None:
+        """Wait until `jobs`, VT_RATE and VT_MAX_REQUESTS allow another task."""
+        most = positive_env("VT_MAX_REQUESTS", 1e9)
+        time.sleep(60 * SECOND / positive_env("VT_RATE", 1e6))
+        while self.pending and len(self.pending) >= min(self.jobs, most - self.counts["requests"]):
             self.collect()
-        share = max(1, left // self.jobs)  # more than one, because a task may have to retry
-        self.pending[self.executor.submit(self.fetcher, self.dump, minutes, share)] = minutes, share
-        time.sleep(self.interval)
-
-    def requests_left(self) -> float:
-        """Return how many requests VT_MAX_REQUESTS allows beyond those of the pending tasks."""
-        return self.max_requests - self.counts["requests"] - sum(share for _, share in self.pending.values())
+        if self.counts["requests"] >= most:
+            self.stopped = Result("failed", f"VT_MAX_REQUESTS: {most:.0f} requests are spent", exit_code=4)
 
     def collect(self) -> None:
-        """Wait up to a second for tasks, and record those that are done. Raises StoppedError."""
-        if not self.pending:
-            time.sleep(SECOND)  # a follower waits for the next minute
+        """Wait up to a second for tasks, and record those that are done."""
         for future in wait(self.pending, timeout=SECOND, return_when=FIRST_COMPLETED).done:
-            minutes, _ = self.pending.pop(future)
-            self.record(minutes, future.result())
+            self.record(self.pending.pop(future), future.result())
 
     def record(self, minutes: list[datetime], result: Result) -> None:
-        """Count what was saved, and note what was not. Raises StoppedError if that ends the run."""
+        """Note what became of a minute, or of the minutes of an archive, and whether that ends the run."""
         self.counts.update(result.counts)
-        if result.status == "stop" and not (self.follow and result.exit_code > 2):  # networks and quotas come back
-            raise StoppedError(result.message, result.exit_code)
-        if len(minutes) > 1:  # what the archive lacks comes minute by minute
-            self.retry(minute for minute in minutes if not self.dump.has(minute))
-        else:
-            self.record_minute(minutes[0], result)
-        self.failures = self.failures + 1 if result.status in ("failed", "not yet") else 0
-        if self.failures >= MAX_FAILURES and not self.follow:
-            raise StoppedError(f"{self.failures} minutes in a row failed; the last one: {result.message}", 3)
+        if result.exit_code and not (self.following and result.exit_code == 4):  # quotas come back
+            self.stopped = result
+            return
+        minute, status = minutes[0], result.status
+        if status == "missing" and datetime.now(UTC) - minute > RETENTION:
+            status = "expired"
+        if len(minutes) == 1:
+            self.statuses[minute] = status
+        else:  # what the archive lacks comes minute by minute
+            self.statuses |= {minute: "saved" for minute in minutes if self.dump.has(minute)}
+        if status != "saved" and not (self.following and status == "not published yet"):
+            log(f"{minute:%Y%m%d%H%M} {status}: {result.message}")
+        self.failures = self.failures + 1 if status in ("failed", "not published yet") else 0
+        if self.failures >= MAX_FAILURES and not self.following:
+            self.stopped = Result("failed", f"{self.failures} minutes in a row failed: {result.message}", exit_code=3)
 
-    def record_minute(self, minute: datetime, result: Result) -> None:
-        """Note a minute that was not saved, and let it come back if that may help."""
-        age, status = datetime.now(UTC) - minute, result.status
-        for minutes in self.lacking.values():
-            minutes.discard(minute)
-        if status == "out of requests":
-            self.retry([minute])
-        elif status == "missing":
-            self.lacking["expired" if age > RETENTION else "missing"].add(minute)
-        elif status != "saved":
-            self.lacking["not published yet" if status == "not yet" else "failed"].add(minute)
-            if status != "not yet":
-                log(f"{minute:%Y%m%d%H%M} failed: {result.message}")
-            if self.follow:
-                soon = status == "not yet" and age < LAG + 10 * MINUTE
-                self.retry([minute], (POLL_SECONDS if soon else RETRY_SECONDS) * SECOND)
+    def forget(self, status: str) -> None:
+        """Let the next walk fetch the minutes with this status again."""
+        self.statuses = {minute: other for minute, other in self.statuses.items() if other != status}
 
     def describe(self) -> str:
         """Return what was done on one line."""
-        count = self.counts
-        text = f"{plural(count['minutes'], 'minute')} ({plural(count['lines'], 'line')}, {count['bytes'] / 1e6:.1f} MB)"
-        text += f", {count['present']} already there"
-        return text + "".join(f", {len(minutes)} {status}" for status, minutes in self.lacking.items() if minutes)
+        from rich.filesize import decimal
 
-
-def connect_to_dask(scheduler: str) -> Any:
-    """Return a client of a Dask scheduler. Raises UsageError."""
-    try:
-        import distributed
-    except ImportError:
-        raise UsageError("--scheduler needs Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py") from None
-    for logger in ("distributed", "distributed.client", "tornado.application"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log tracebacks when a scheduler dies
-    try:
-        return distributed.Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--scheduler {scheduler}: {error}") from None
-
-
-@contextlib.contextmanager
-def open_fetcher(scheduler: str) -> Iterator[Fetcher]:
-    """Yield a function that fetches a minute in the thread that calls it, or on a worker of a Dask cluster."""
-    if not scheduler:
-        # More threads than cores that decompress at once evict each other's caches: three times the CPU time.
-        cores = threading.BoundedSemaphore(os.cpu_count() or 1)
-        yield functools.partial(fetch, cores=cores)
-        return
-    cluster = connect_to_dask(scheduler)
-
-    # Not Dask's get_executor: its futures never end if the scheduler dies, and fail if a worker dies after its task.
-    def fetch_on_worker(*args: Any) -> Result:
-        try:
-            return cluster.submit(fetch, *args, contextlib.nullcontext(), pure=False).result()
-        except Exception as error:
-            if cluster.status != "running":
-                return Result("stop", "the Dask scheduler is gone", 1)
-            return Result("failed", f"{type(error).__name__}: {error}")
-
-    with cluster:
-        yield fetch_on_worker
+        number = Counter(self.statuses.values()) + Counter(unfinished=sum(map(len, self.pending.values())))
+        lines, size = plural(self.counts["lines"], "line"), decimal(self.counts["bytes"])
+        saved, present = plural(number.pop("saved", 0), "minute"), number.pop("already there", 0)
+        others = "".join(f", {count} {status}" for status, count in number.items())
+        return f"{saved} ({lines}, {size}), {present} already there{others}"
 
 
 @contextlib.contextmanager
@@ -408,11 +336,10 @@ def open_directory(out: Path, feed: str) -> Iterator[Path]:
     """Yield a directory for incomplete files in `out`, and remove it. Raises UsageError if `out` holds another feed."""
     out.mkdir(parents=True, exist_ok=True)
     marker = out / ".feed"
-    if not marker.exists():
-        with atomic_write(marker) as part:
-            part.write_text(feed, encoding="utf-8")
-    if (other := marker.read_text(encoding="utf-8")) != feed:
+    other = marker.read_text(encoding="utf-8") if marker.exists() else ""
+    if other not in ("", feed):
         raise UsageError(f"{out} holds the feed {other}: name another directory with --out")
+    marker.write_text(feed, encoding="utf-8")
     for parts in out.glob(".parts-*"):  # of killed runs; a younger one may belong to a run that is alive
         if parts.stat().st_mtime < time.time() - 86400:
             shutil.rmtree(parts, ignore_errors=True)
@@ -420,18 +347,18 @@ def open_directory(out: Path, feed: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def limit_range(start: datetime, stop: datetime | None, follow: bool) -> tuple[datetime, datetime]:
-    """Return the first minute, and the one to stop before, within what VirusTotal has. Raises UsageError."""
-    now = datetime.now(UTC)
-    stop = stop or (datetime.max.replace(tzinfo=UTC) if follow else now - LAG)
-    start, stop, oldest = (at.replace(second=0, microsecond=0) for at in (start, stop, now - RETENTION))
-    if start < oldest - MINUTE:  # the clock goes on after `7d` is parsed
-        log(f"feeds reach back 7 days: starting at {oldest:%Y%m%d%H%M}")
-        start = oldest
-    if stop <= start:
-        reason = "feeds reach back 7 days, and lag 60 minutes behind"
-        raise UsageError(f"no minutes between {start:%Y%m%d%H%M} and {stop:%Y%m%d%H%M}: {reason}")
-    return start, stop
+def connect_to_dask(scheduler: str) -> Any:
+    """Return a client of a Dask scheduler. Raises UsageError."""
+    try:
+        import distributed
+
+        for logger in ("distributed", "distributed.client", "tornado.application"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log tracebacks when a scheduler dies
+        return distributed.Client(scheduler, timeout=10)
+    except ImportError:
+        raise UsageError("--scheduler needs Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--scheduler {scheduler}: {error}") from None
 
 
 def dump_feed(
@@ -440,56 +367,48 @@ def dump_feed(
 ) -> Run:  # fmt: skip
     """Download the minutes from `start` to `stop` (excluded; None: what is published) that the directory `out` lacks.
 
-    With `follow` and no `stop`, only what ends it makes it return, such as Ctrl-C: see `error` of the run.
+    With `follow`, only what ends it makes it return, such as Ctrl-C: see `stopped` of the run.
     """
-    first, end = limit_range(start, stop, follow)
+    start, stop = (at.replace(second=0, microsecond=0) for at in (start, stop or this_minute() - LAG))
+    out, cores = (out or Path(feed)).resolve(), os.cpu_count() or 1
+    # More threads than cores that decompress at once evict each other's caches: three times the CPU time.
+    limit = contextlib.nullcontext() if scheduler else threading.BoundedSemaphore(cores)
     # An archive takes some 2 GB of disk. 64 tasks keep 32 Dask workers busy.
-    jobs = jobs or (64 if scheduler else (1 if hourly else 4) * (os.cpu_count() or 1))
-    out = (out or Path(feed)).resolve()
-    with open_directory(out, feed) as parts, open_fetcher(scheduler) as fetcher:
-        run = Run(Dump(feed, out, compression, parts, os.environ.get("VT_HOST"), apikey), fetcher, jobs, follow)
+    jobs = jobs or (64 if scheduler else cores if hourly else 4 * cores)
+    cluster = connect_to_dask(scheduler) if scheduler else contextlib.nullcontext()
+    with cluster, open_directory(out, feed) as parts:
+        dump = Dump(feed, out, compression, parts, os.environ.get("VT_HOST"), apikey, limit)
+        executor = ThreadPoolExecutor(jobs)
+        task = functools.partial(fetch_on_worker, cluster, dump) if scheduler else functools.partial(fetch, dump)
+        run = Run(dump, functools.partial(executor.submit, task), jobs, follow)
         try:
-            run.run(first, end, hourly)
-        except (StoppedError, KeyboardInterrupt) as error:
-            run.error = error
-            run.counts["requests"] += 0 if scheduler else len(run.pending)  # Dask's tasks may not have begun
-        run.executor.shutdown(wait=False)
+            if hourly:
+                run.walk(start, stop, hourly=True)
+            run.follow(start) if follow else run.walk(start, stop)
+        except KeyboardInterrupt:
+            run.stopped = Result("failed", "interrupted", exit_code=130)
+        executor.shutdown(wait=False)
     return run
 
 
 # ---- What is printed
 
 
-def group(minutes: Iterable[datetime]) -> list[list[datetime]]:
-    """Return minutes in groups of consecutive ones."""
-    groups: list[list[datetime]] = []
-    for minute in sorted(minutes):
-        if groups and minute - groups[-1][-1] == MINUTE:
-            groups[-1].append(minute)
-        else:
-            groups.append([minute])
-    return groups
-
-
-def name(minutes: Iterable[datetime]) -> str:
-    """Return minutes as text: 202611220000-202611220003, 202611220007."""
-    return ", ".join(f"{g[0]:%Y%m%d%H%M}" + (f"-{g[-1]:%Y%m%d%H%M}" if g[1:] else "") for g in group(minutes))
+def three_in_a_row(minutes: Iterable[datetime]) -> bool:
+    """Return whether three consecutive minutes are among these. VirusTotal lacks one or two now and then."""
+    there = set(minutes)
+    return any({minute + MINUTE, minute + 2 * MINUTE} <= there for minute in there)
 
 
 def summarize(run: Run) -> int:
-    """Print which minutes are lacking and the summary; return the exit code. One or two missing in a row are normal."""
-    for status, minutes in run.lacking.items():
-        if minutes:
-            log(f"{status}: {name(minutes)}")
-    problems = [str(run.error) or "interrupted"] if run.error else []
-    problems += (
-        ["not all minutes could be downloaded"] if run.lacking["failed"] | run.lacking["not published yet"] else []
-    )
-    if any(len(minutes) > 2 for minutes in group(run.lacking["missing"])):
-        problems.append("three or more minutes in a row are missing")
-    error = f"{'; '.join(problems)}; run it again to continue" if problems else None
-    code = print_summary(run.describe(), run.counts["requests"], error=error)
-    return 130 if isinstance(run.error, KeyboardInterrupt) else getattr(run.error, "exit_code", code)
+    """Print the summary, and return the exit code."""
+    problem = run.stopped.message if run.stopped else None
+    if not problem and {"failed", "not published yet"} & set(run.statuses.values()):
+        problem = "not all minutes could be downloaded"
+    elif not problem and three_in_a_row(minute for minute, status in run.statuses.items() if status == "missing"):
+        problem = "three or more minutes in a row are missing"
+    code = print_summary(run.describe(), run.counts["requests"], error=problem, resume="the same command")
+    return run.stopped.exit_code if run.stopped else code
 
 
 def check(path: Path) -> str:
@@ -497,13 +416,13 @@ def check(path: Path) -> str:
     try:
         for _ in read_blocks(path):
             pass
-    except (DamagedError, OSError) as error:
+    except DAMAGE as error:
         return str(error)
     return ""
 
 
 def verify(directory: Path) -> int:
-    """Read every file of a dump again. Print damaged files and gaps, and return the exit code."""
+    """Read every file of a dump again. Print the damaged files and the missing minutes, and return the exit code."""
     paths = sorted(directory.glob("date=*/hour=*/[0-9]*.jsonl.*"))
     if not paths:
         raise UsageError(f"{directory} holds no minutes of a feed")
@@ -512,14 +431,26 @@ def verify(directory: Path) -> int:
     for path, reason in damaged:
         print(f"damaged\t{printable(path)}\t{printable(reason)}")
     there = {datetime.strptime(path.name[:12], "%Y%m%d%H%M") for path in paths}
-    first, count = min(there), (max(there) - min(there)) // MINUTE
-    gaps = group({first + n * MINUTE for n in range(count)} - there)
-    for gap in gaps:
-        print(f"gap\t{name(gap)}")
-    problems = [f"{len(damaged)} damaged: delete them and run the dump again"] if damaged else []
-    problems += ["three or more minutes in a row are missing"] if any(len(gap) > 2 for gap in gaps) else []
-    done = f"{plural(len(paths), 'file')}, {plural(sum(map(len, gaps)), 'minute')} missing"
-    return print_summary(done, error="; ".join(problems) or None)
+    missing = sorted(set(minutes_between(min(there), max(there))) - there)
+    for minute in missing:
+        print(f"missing\t{minute:%Y%m%d%H%M}")
+    gap = "three or more minutes in a row are missing" if three_in_a_row(missing) else None
+    error = "delete the damaged files, and run the dump again" if damaged else gap
+    done = f"{plural(len(paths), 'file')}, {len(damaged)} damaged, {plural(len(missing), 'minute')} missing"
+    return print_summary(done, error=error)
+
+
+def limit_range(start: str, stop: str, follow: bool) -> tuple[datetime, datetime | None]:
+    """Return the first minute and the one to stop before, within what VirusTotal has. Raises UsageError."""
+    first, last, oldest = parse_time(start), parse_time(stop) if stop else None, this_minute() - RETENTION
+    if first < oldest - MINUTE:  # the clock goes on after `7d` is parsed
+        log(f"feeds reach back 7 days: starting at {oldest:%Y%m%d%H%M}")
+        first = oldest
+    if not follow and first + MINUTE > (last or this_minute() - LAG):
+        raise UsageError(
+            f"no minutes from {start} to {stop or '60m'}: feeds reach back 7 days, and lag 60 minutes behind"
+        )
+    return first, last
 
 
 def main(
@@ -542,12 +473,13 @@ def main(
         return verify(directory)
     if scheduler and apikey:
         raise UsageError("--apikey does not reach the workers of --scheduler: set VT_API_KEY where they run")
+    if follow and stop:
+        raise UsageError("--follow keeps going until interrupted: leave --to out")
+    first, last = limit_range(start, stop, follow)
     run = dump_feed(
-        feed.value, parse_time(start), parse_time(stop) if stop else None, out=out, compression=compression.value,
-        follow=follow, hourly=hourly, jobs=jobs, scheduler=scheduler, apikey=apikey,
+        feed.value, first, last, out=out, compression=compression.value, follow=follow, hourly=hourly, jobs=jobs,
+        scheduler=scheduler, apikey=apikey,
     )  # fmt: skip
-    if run.error and getattr(run.error, "exit_code", 0) == 2 and not run.counts["minutes"]:
-        raise run.error
     return summarize(run)
 
 
@@ -600,17 +532,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
 
 
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds. Raises OSError."""
-    part = path.resolve().with_name(f".{os.urandom(6).hex()}.part")
-    try:
-        yield part
-        os.replace(part, path.resolve())
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def print_summary(
     done: str,
     requests: int | None = None,
@@ -639,27 +560,29 @@ def print_summary(
     return 4 if getattr(error, "exit_code", 3) == 4 else 3
 
 
-def cli(main: Callable[..., int] | typer.Typer, argv: list[str] | None = None) -> int:
-    """Run `main`, a function or an app of commands, and return its exit code. The docstring of its file is the help.
+def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -> int:
+    """Run `main`, a function or an app of commands, and return its exit code. Either may return a coroutine.
 
-    An expected error is one line on stderr. A pipe that its reader closed ends the script quietly.
+    The docstring of its file is the help. An expected error is one line on stderr. A pipe that its reader closed ends
+    the script quietly.
     """
     if isinstance(main, typer.Typer):
         app = main
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        # \b keeps the lines of an indented example as they are.
-        app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", main.__globals__["__doc__"]))(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        app.command(help=main.__globals__["__doc__"])(main)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         command = typer.main.get_command(app)
+        command.help = re.sub("\n\n(?= )", "\n\n\b\n", command.help or "")  # \b keeps the lines of an example
         command.context_settings["help_option_names"] = ["-h", "--help"]
         # command.main() would end the process itself at a closed pipe.
         with command.make_context(Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv) as context:
-            code: int = command.invoke(context) or 0
+            result = command.invoke(context)
+            code = asyncio.run(result) if asyncio.iscoroutine(result) else result
         sys.stdout.flush()
-        return code
+        return code or 0
     except typer.Exit as ended:  # --help
         return ended.exit_code
     except BrokenPipeError:
@@ -783,7 +706,9 @@ class VirusTotal(vt.Client):
             return path.replace("http://", "https://", 1) if own else path  # upload URLs have come as http
         if {".", "..", ""} & set(map(str, args)):
             raise UsageError(f"not an id: {args}")
-        return f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), safe='') for arg in args))}"
+        return (
+            f"{self._host}/api/v3{path.format(*(urllib.parse.quote(str(arg), '', errors='replace') for arg in args))}"
+        )
 
     def _get_session(self) -> aiohttp.ClientSession:
         """Return a session like vt-py's, but without its X-Apikey header, which would follow redirects anywhere."""
