@@ -184,7 +184,7 @@ def explain(error: Exception) -> Result:
     if error.code.startswith("HTTP "):  # the storage or a proxy answered, about this minute only
         return Result("failed", str(error))
     if error.status == 404:
-        return Result("missing", str(error))
+        return Result("missing")
     return Result("failed", str(error), error.exit_code if error.status in (400, 401, 403, 429) else 0)
 
 
@@ -311,7 +311,7 @@ class Run:
         else:  # what the archive lacks comes minute by minute
             self.statuses |= {minute: "saved" for minute in minutes if self.dump.has(minute)}
         if status != "saved" and not (self.following and status == "not published yet"):
-            log(f"{minute:%Y%m%d%H%M} {status}: {result.message}")
+            log(f"{minute:%Y%m%d%H%M} {status}" + (f": {result.message}" if result.message else ""))
         self.failures = self.failures + 1 if status in ("failed", "not published yet") else 0
         if self.failures >= MAX_FAILURES and not self.following:
             self.stopped = Result("failed", f"{self.failures} minutes in a row failed: {result.message}", exit_code=3)
@@ -935,7 +935,7 @@ def find_key(apikey: str | None) -> tuple[str, str]:
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
     code = cli(main)
     sys.stdout.flush()
     os._exit(code)  # a regular exit waits for downloads in other threads

@@ -17,8 +17,8 @@
 # ///
 """How fast is feed_dump.py? Compare it with bz2.decompress on all cores, which is the limit, and with vt-py's feed.
 
-A local server publishes made-up file reports. Each measurement is a process of its own, whose start does not count. The
-limit is measured before and after each of the others. The table has the medians of their ratios over all rounds.
+A local server publishes made-up file reports. Each program is a process of its own, and the time of its `--help` or of
+its imports does not count. The limit is measured before and after each; the table has the medians of the ratios.
 
     uv run tests/benchmarks/feed_dump_bench.py
     uv run tests/benchmarks/feed_dump_bench.py --minutes 24 --lines 1000 --rounds 5
@@ -26,34 +26,41 @@ limit is measured before and after each of the others. The table has the medians
 
 from __future__ import annotations
 
-import asyncio
 import bz2
-import itertools
 import json
-import multiprocessing
 import os
 import random
-import resource
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-KEY = "4ece9e3c0ffee000000000000000000000000000000000000000000000000000"  # nobody's
-# The same in every process.
+FEED_DUMP = str(Path(__file__).parents[2] / "scripts" / "feed_dump.py")
 START = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=2)
-SPAWN = multiprocessing.get_context("spawn")
 WORDS = ["agent", "beacon", "cache", "delta", "ember", "frost", "ghost", "install", "load", "run", "set", "get"]
 TARGETS = {"bz2": 1.3, "zst": 1.5}
+LIMIT = """
+import bz2, concurrent.futures, os, pathlib, sys
+paths = pathlib.Path(sys.argv[1]).iterdir()
+with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
+    list(executor.map(lambda path: len(bz2.decompress(path.read_bytes())), paths))
+"""
+VT_PY = """
+import itertools, json, os, sys, vt
+with vt.Client("nobody's", host=os.environ["VT_HOST"]) as client, open(os.devnull, "w") as file:
+    for item in itertools.islice(client.feed(vt.FeedType.FILES, cursor=sys.argv[1]), int(sys.argv[2])):
+        file.write(json.dumps(item.to_dict()) + "\\n")
+"""
 
 
 class Cost(NamedTuple):
@@ -64,123 +71,67 @@ class Cost(NamedTuple):
     memory: float
 
 
-# ---- The packages and their server
+def stamps(count: int) -> list[str]:
+    """Return the names of the published minutes."""
+    return [f"{START + timedelta(minutes=number):%Y%m%d%H%M}" for number in range(count)]
 
 
-def report(random_: random.Random) -> dict[str, Any]:
-    """Return a made-up file report of some 40 KB, a sixth of that in bzip2, as real ones are."""
+def make_package(path: Path, lines: int) -> int:
+    """Write a package of made-up reports of some 40 KB, a sixth of that in bzip2, as real ones are. Return its size."""
+    source = random.Random(path.name)
 
-    def digits(count: int) -> str:
-        return random_.randbytes(count // 2).hex()
+    def words(count: int) -> Iterator[str]:
+        return (f"{source.choice(WORDS).title()}{source.choice(WORDS)}{source.randrange(9)}" for _ in range(count))
 
-    def words(count: int) -> list[str]:
-        return [f"{a.title()}{b}{random_.randrange(9)}" for a, b in (random_.choices(WORDS, k=2) for _ in range(count))]
+    def report() -> dict[str, object]:
+        verdicts = {f"Engine{n}": {"method": "blacklist", "version": n, "result": next(words(1))} for n in range(75)}
+        imports = [{"library_name": f"{word}.dll", "imported_functions": list(words(30))} for word in words(40)]
+        resources = [{"sha256": source.randbytes(32).hex(), "lang": "ENGLISH US"} for _ in range(120)]
+        attributes = {"verdicts": verdicts, "imports": imports, "resources": resources}
+        return {"type": "file", "id": source.randbytes(32).hex(), "attributes": attributes}
 
-    verdicts = {
-        f"Engine{number}": {
-            "category": random_.choice(["malicious", "undetected", "undetected", "type-unsupported"]),
-            "engine_name": f"Engine{number}",
-            "engine_update": f"202611{random_.randrange(10, 29)}",
-            "engine_version": f"{number}.{random_.randrange(99)}",
-            "method": "blacklist",
-            "result": random_.choice([None, *words(3)]),
-        }
-        for number in range(75)
-    }
-    sections = [{"name": ".text", "md5": digits(32), "chi2": random_.random() * 1e6} for _ in range(8)]
-    resources = [{"sha256": digits(64), "lang": "ENGLISH US", "type": "RT_ICON"} for _ in range(120)]
-    imports = [{"library_name": f"{word}.dll", "imported_functions": words(30)} for word in words(40)]
-    return {
-        "type": "file",
-        "id": digits(64),
-        "attributes": {"names": words(20), "last_analysis_results": verdicts, "tlsh": digits(70)}
-        | {"pe_info": {"sections": sections, "resource_details": resources, "import_list": imports}},
-    }
+    content = "".join(json.dumps(report()) + "\n" for _ in range(lines)).encode()
+    path.write_bytes(bz2.compress(content))
+    return len(content)
 
 
-def make_packages(folder: Path, count: int, lines: int) -> int:
-    """Write `count` packages to the folder; return their size before compression in bytes."""
-    size = 0
-    for number in range(count):
-        source = random.Random(number)
-        content = "".join(json.dumps(report(source)) + "\n" for _ in range(lines)).encode()
-        (folder / f"{number}.bz2").write_bytes(bz2.compress(content))
-        size += len(content)
-    return size
+def serve(folder: Path) -> str:
+    """Serve the packages, behind a redirect, from a thread. Return the server's URL."""
 
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            stamp = self.path.rpartition("/")[2]
+            if self.path.startswith("/api/v3/feeds/files/"):
+                self.send_response(302)
+                self.send_header("Location", f"/storage/{stamp}")
+                self.end_headers()
+            else:
+                content = (folder / stamp).read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
-def serve(folder: Path, connection: Any) -> None:
-    """Serve the packages as consecutive minutes from START on, behind a redirect. Send the server's URL."""
-    from aiohttp import web
-
-    async def redirect(request: web.Request) -> web.Response:
-        minute = datetime.strptime(request.match_info["minute"], "%Y%m%d%H%M").replace(tzinfo=UTC)
-        raise web.HTTPFound(f"/storage/{(minute - START) // timedelta(minutes=1)}.bz2")
-
-    async def run() -> None:
-        app = web.Application()
-        app.router.add_get("/api/v3/feeds/files/{minute}", redirect)
-        app.router.add_static("/storage", folder)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        connection.send(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
-
-
-# ---- What is measured
-
-
-def limit(folder: Path) -> None:
-    """Decompress all packages, and do nothing else."""
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        for _ in executor.map(lambda path: len(bz2.decompress(path.read_bytes())), folder.glob("*.bz2")):
+        def log_message(self, *args: object) -> None:
             pass
 
-
-def dump(url: str, count: int, compression: str) -> None:
-    """Dump all minutes."""
-    import feed_dump
-
-    os.environ |= {"VT_HOST": url, "VT_API_KEY": KEY}
-    with tempfile.TemporaryDirectory() as out:
-        stop = START + timedelta(minutes=count)
-        run = feed_dump.dump_feed("files", START, stop, out=Path(out), compression=compression)
-    assert run.counts["minutes"] == count
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
 
 
-def vt_py(url: str, lines: int) -> None:
-    """Write so many objects as vt-py's documentation does it."""
-    import vt
-
-    with vt.Client(KEY, host=url) as client, tempfile.TemporaryFile("w") as file:
-        for item in itertools.islice(client.feed(vt.FeedType.FILES, cursor=f"{START:%Y%m%d%H%M}"), lines):
-            file.write(json.dumps(item.to_dict()) + "\n")
-
-
-def timed(connection: Any, function: Callable[..., None], *args: Any) -> None:
-    """Send the cost of a call."""
-    import aiohttp  # noqa: F401 - what is imported before the clock starts
-    import feed_dump  # noqa: F401
-
-    began = time.perf_counter(), time.process_time()
-    function(*args)
-    seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+def measure(*command: str) -> Cost:
+    """Run Python with these arguments, and return its cost. Its messages go to this process's stderr if it fails."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        if status:
+            output.seek(0)
+            raise SystemExit(output.read().decode())
     unit = 1e6 if sys.platform == "darwin" else 1e3
-    connection.send(Cost(seconds, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit))
-
-
-def measure(function: Callable[..., None], *args: Any) -> Cost:
-    """Return the cost of a call in a process of its own."""
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=timed, args=(there, function, *args))
-    process.start()
-    there.close()
-    cost: Cost = here.recv()  # EOFError if the call failed; its traceback is on stderr
-    process.join()
-    return cost
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit)
 
 
 def main(
@@ -189,29 +140,29 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
 ) -> None:
     """Print a table in Markdown."""
-    with tempfile.TemporaryDirectory() as directory, SPAWN.Pool(1) as pool:
-        folder = Path(directory)
-        megabytes = pool.apply(make_packages, (folder, minutes, lines)) / 1e6
-        here, there = SPAWN.Pipe()
-        server = SPAWN.Process(target=serve, args=(folder, there), daemon=True)
-        server.start()
-        url = here.recv()
-        share = min(2, minutes)  # vt-py is slow
-        calls = {
-            "bz2": (dump, url, minutes, "bz2"),
-            "zst": (dump, url, minutes, "zst"),
-            "vt-py": (vt_py, url, share * lines),
+    with tempfile.TemporaryDirectory() as directory:
+        names, share = stamps(minutes + 1), min(2, minutes)  # vt-py is slow
+        with ProcessPoolExecutor() as executor:
+            paths = [Path(directory, name) for name in names[:-1]]
+            megabytes = sum(executor.map(make_package, paths, [lines] * minutes)) / 1e6
+        os.environ |= {"VT_HOST": serve(Path(directory)), "VT_API_KEY": "nobody's"}
+        dump = (FEED_DUMP, "files", "--from", names[0], "--to", names[-1], "--format")
+        programs = {
+            "bz2": ((*dump, "bz2"), (FEED_DUMP, "--help"), 1.0),
+            "zst": ((*dump, "zst"), (FEED_DUMP, "--help"), 1.0),
+            "vt-py": (("-c", VT_PY, names[0], str(share * lines)), ("-c", "import vt"), minutes / share),
         }
-        rows: dict[str, list[Cost]] = {"limit": [measure(limit, folder)]} | {name: [] for name in calls}
-        for _, (name, call) in itertools.product(range(rounds), calls.items()):
-            cost, before = measure(*call), rows["limit"][-1]
-            rows["limit"].append(measure(limit, folder))
-            parts = minutes / share if name == "vt-py" else 1
-            seconds, cpu = (2 * parts * cost[n] / (before[n] + rows["limit"][-1][n]) for n in (0, 1))
+        rows: dict[str, list[Cost]] = {name: [] for name in programs}
+        limits = [measure("-c", LIMIT, directory)]
+        for name in list(programs) * rounds:
+            command, idle, factor = programs[name]
+            start, cost = measure(*idle), measure(*command)
+            limits.append(measure("-c", LIMIT, directory))
+            before, after = limits[-2:]
+            seconds, cpu = (factor * 2 * (cost[n] - start[n]) / (before[n] + after[n]) for n in (0, 1))
             rows[name].append(Cost(seconds, cpu, cost.memory))
-        server.terminate()
 
-    speed = megabytes / statistics.median(cost.seconds for cost in rows.pop("limit"))
+    speed = megabytes / statistics.median(limit.seconds for limit in limits)
     print(f"{minutes} minutes of {lines} lines, {megabytes:.0f} MB of JSON; {os.cpu_count()} cores; {rounds} rounds.")
     print(f"The limit is bz2.decompress on all cores: {speed:.0f} MB/s.\n")
     print("| | time, × limit | worst | target | CPU, × limit | peak memory, MB |\n|---|---|---|---|---|---|")
