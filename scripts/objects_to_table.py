@@ -11,7 +11,7 @@
 #     "sqlite-utils>=4.2,<5",
 #     "typer>=0.27,<0.30",
 #     "xlsxwriter>=3.2,<4",
-#     "zstandard>=0.23,<1",
+#     "zstandard>=0.24,<0.26",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-15T00:00:00Z"

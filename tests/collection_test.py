@@ -127,7 +127,9 @@ def test_a_script_has_the_shape_of_all(name: str) -> None:
     text = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
     assert text.startswith("#!/usr/bin/env -S uv run --script\n# SPDX-License-Identifier: MIT\n# /// script\n")
     assert os.name == "nt" or os.access(SCRIPTS / f"{name}.py", os.X_OK)
-    story = re.search(r"^def main\(|^app = typer\.Typer\(", text, flags=re.MULTILINE)  # one command, or several
+    story = re.search(
+        r"^(async )?def main\(|^app = typer\.Typer\(", text, flags=re.MULTILINE
+    )  # one command, or several
     guard = text.index('\nif __name__ == "__main__":')
     assert story
     assert story.start() < text.index("# [[[cog vendor() ]]]") < text.index("# [[[end]]]") < guard
