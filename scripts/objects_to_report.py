@@ -80,7 +80,7 @@ def show(value: Any, *, is_address: bool = False) -> str:
     """Return a value as one line of text, cut if it is very long. Its URLs, or all of an address, are defanged."""
     parts = value if isinstance(value, list) else [value]
     text = printable(shorten(", ".join(map(to_text, parts)), MAX_CELL_CHARS))
-    return defang(text) if is_address else re.sub(r"\w+://[^\s,]+", lambda url: defang(url[0]), text)
+    return defang(text) if is_address else re.sub(r"\b\w{1,12}://[^\s,]+", lambda url: defang(url[0]), text)
 
 
 def cell(name: str, row: Row) -> str | float | None:
