@@ -31,8 +31,6 @@ import asyncio
 import hashlib
 import json
 import re
-import signal
-import sys
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Iterable
@@ -221,13 +219,15 @@ import math
 import os
 import random
 import shlex
+import signal
+import sys
 import time
 import tomllib
 import urllib.parse
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 import aiohttp
 import aiohttp.base_protocol
@@ -356,6 +356,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -733,5 +740,4 @@ async def write_results(
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

@@ -39,8 +39,6 @@ import hashlib
 import io
 import json
 import re
-import signal
-import sys
 import tempfile
 import urllib.parse
 from collections import Counter
@@ -273,10 +271,12 @@ import math
 import os
 import random
 import shlex
+import signal
+import sys
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import aiohttp
 import aiohttp.base_protocol
@@ -398,6 +398,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -725,5 +732,4 @@ def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ..
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

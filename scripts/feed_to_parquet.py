@@ -34,8 +34,6 @@ import functools
 import json
 import logging
 import shlex
-import signal
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -267,7 +265,10 @@ import asyncio
 import difflib
 import os
 import re
+import signal
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UsageError(ValueError):
@@ -377,6 +378,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
         return getattr(error, "exit_code", 1)
 
 
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
+
+
 def usage_hint(message: str) -> str:
     """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
     message = " ".join(message.replace("Value error, ", "").split())
@@ -393,5 +401,4 @@ SECOND = 1.0  # the unit of every delay; tests shorten it
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

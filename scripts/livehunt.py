@@ -32,7 +32,6 @@ import asyncio
 import difflib
 import json
 import re
-import signal
 import sys
 from collections import Counter
 from collections.abc import Collection, Coroutine
@@ -260,11 +259,12 @@ import math
 import os
 import random
 import shlex
+import signal
 import time
 import tomllib
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import aiohttp
 import aiohttp.base_protocol
@@ -375,6 +375,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -745,5 +752,4 @@ def compile_rules(sources: Mapping[str, str], match: str = "file") -> int:
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(app))
+    run_script(app)

@@ -40,7 +40,6 @@ import ipaddress
 import itertools
 import json
 import re
-import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -284,11 +283,13 @@ import mmap
 import os
 import random
 import shlex
+import signal
 import time
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from typing import NoReturn
 
 import aiohttp
 import aiohttp.base_protocol
@@ -467,6 +468,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -794,5 +802,4 @@ def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ..
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

@@ -28,8 +28,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import secrets
-import signal
-import sys
 import urllib.parse
 from collections import Counter
 from datetime import UTC, datetime
@@ -396,7 +394,10 @@ import difflib
 import json
 import os
 import shlex
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 
 class UsageError(ValueError):
@@ -511,6 +512,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -638,5 +646,4 @@ def shorten(text: str, most: int) -> str:
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

@@ -29,8 +29,6 @@ Exit codes: 0 complete, 1 failed, 2 wrong usage, 3 incomplete (lines that are no
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,13 +87,15 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal, NoReturn, TextIO
 
 
 class UsageError(ValueError):
@@ -245,6 +245,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -764,5 +771,4 @@ def append_to_server(frame: pd.DataFrame, objects: list[dict[str, Any]], url: st
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

@@ -321,6 +321,7 @@ def main(
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
 import tomllib
 from collections.abc import Iterator
+from typing import NoReturn
 
 
 class UsageError(ValueError):
@@ -402,6 +403,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
         return getattr(error, "exit_code", 1)
 
 
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
+
+
 def usage_hint(message: str) -> str:
     """Return typer's message on one line, with a near miss or a forgotten quote pointed out."""
     message = " ".join(message.replace("Value error, ", "").split())
@@ -431,5 +439,4 @@ def find_key(apikey: str | None) -> tuple[str, str]:
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(app))
+    run_script(app)

@@ -34,7 +34,6 @@ import json
 import math
 import re
 import shlex
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -314,10 +313,11 @@ import email.utils
 import mmap
 import os
 import random
+import signal
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 import aiohttp
 import aiohttp.base_protocol
@@ -491,6 +491,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -906,5 +913,4 @@ def compile_rules(sources: Mapping[str, str], match: str = "file") -> int:
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(app))
+    run_script(app)

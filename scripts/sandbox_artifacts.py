@@ -32,8 +32,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
-import sys
 import urllib.parse
 from collections.abc import AsyncIterator, Container
 from functools import partial
@@ -166,12 +164,14 @@ import mmap
 import os
 import random
 import shlex
+import signal
+import sys
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 import aiohttp
 import aiohttp.base_protocol
@@ -335,6 +335,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -712,5 +719,4 @@ async def write_results(
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

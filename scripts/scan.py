@@ -269,7 +269,7 @@ import tomllib
 import urllib.parse
 from collections import Counter
 from enum import StrEnum
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import aiohttp.base_protocol
 import aiolimiter
@@ -378,6 +378,13 @@ def cli(main: Callable[..., Any] | typer.Typer, argv: list[str] | None = None) -
             raise
         log(f"error: {error}")
         return getattr(error, "exit_code", 1)
+
+
+def run_script(main: Callable[..., Any] | typer.Typer) -> NoReturn:
+    """Run `main` as a program. SIGTERM stops it as Ctrl-C does, also where a shell script's & has it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    sys.exit(cli(main))
 
 
 def usage_hint(message: str) -> str:
@@ -730,5 +737,4 @@ async def write_results(
 # [[[end]]]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stops as Ctrl-C does
-    sys.exit(cli(main))
+    run_script(main)

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -264,12 +265,18 @@ def run(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], monk
     return run_script
 
 
-def start(name: str, *args: object, tmp_path: Path, server: Server | None = None, **env: str) -> subprocess.Popen[str]:
-    """Start a script as a process of its own, for what only a process shows: a signal, a closed pipe."""
+def start(
+    name: str, *args: object, tmp_path: Path, server: Server | None = None, background: bool = False, **env: str
+) -> subprocess.Popen[str]:
+    """Start a script as a process of its own, for what only a process shows: a signal, a closed pipe.
+
+    In the `background`, SIGINT is ignored, as a shell script's & has it.
+    """
     return subprocess.Popen(
         [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, args)],
         env=environment(tmp_path, server, **env),
         cwd=tmp_path,
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if background else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -147,11 +147,15 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path, server: Server) -> None:
     assert (process.wait(30), process.stderr.read()) == (0, "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_what_came(tmp_path: Path, server: Server, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_keeps_what_came(tmp_path: Path, server: Server, number: int, background: bool) -> None:
     pages = [collection(*(file_object(page * 3 + n) for n in range(3)), cursor=str(page)) for page in range(10_000)]
     server.answer(SEARCH, *pages)
-    process = start("search", "q", "--limit", "0", tmp_path=tmp_path, server=server, VT_RATE="600")
+    process = start(
+        "search", "q", "--limit", "0", tmp_path=tmp_path, server=server, background=background, VT_RATE="600"
+    )
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(number)
