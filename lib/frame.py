@@ -34,7 +34,7 @@ KEYS = ["id", "rule_name", "notification_id"]  # tell a database's rows apart
 MAX_CELL_CHARS = 32_767  # Excel's limit
 # The first columns of every table, most useful first. The others follow in alphabetical order.
 USEFUL = [
-    "lookup", "id", "url", "value", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
+    "id", "url", "value", "lookup", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
     "gti_assessment.verdict.value", "gti_assessment.threat_score.value", "meaningful_name", "name", "title",
     "popular_threat_classification.suggested_threat_label", "type_description", "size", "registrar", "country", "asn",
     "as_owner", "last_http_response_code", "first_submission_date", "last_submission_date", "creation_date",

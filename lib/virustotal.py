@@ -354,8 +354,8 @@ async def write_pages(
             if isinstance(stopped, BrokenPipeError) or not written:
                 raise
             error = stopped
-    of_total = f" of {total}" if total and total > written else ""
-    done = f"{written}{of_total} {plural(written, noun).partition(' ')[2]}"
+    more = cursor and total and total > written  # total_hits may exceed what VirusTotal ever serves
+    done = plural(written, noun, total if more else None)
     return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
 
 

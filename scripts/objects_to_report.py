@@ -41,7 +41,7 @@ Row = dict[str, Any]  # a flattened object: {"id": …, "last_analysis_stats.mal
 MAX_CELL_CHARS = 4_000
 MAX_LABEL_CHARS = 200
 MAX_COLUMNS = 50  # more would take the page of 1,000 files beyond 3 MB
-DATES = ["first_submission_date", "creation_date", "last_submission_date", "last_analysis_date"]
+SEEN = ["first_submission_date", "last_submission_date"]
 DETECTIONS = {0: "0", 1: "1-4", 5: "5-9", 10: "10-19", 20: "20-39", 40: "40+"}
 # The charts of the ten most frequent values: title, and the columns of which the first that has a value counts.
 TOP_TEN = {
@@ -99,15 +99,16 @@ def link(row: Row) -> str:
     return f"https://www.virustotal.com/gui/{kind}/{urllib.parse.quote(str(name), safe='')}" if known else ""
 
 
-def choose_columns(rows: list[Row]) -> tuple[list[str], int]:
-    """Return the columns of the page, the useful ones first, and how many of them are visible at first."""
+def choose_columns(rows: list[Row]) -> tuple[list[str], int, int]:
+    """Return the columns of the page, the useful ones first; how many are visible at first; how many are left out."""
     filled = Counter(name for row in rows for name, value in row.items() if value not in (None, "", []))
     first = max(("url", "value", "id"), key=lambda name: filled[name])
     same = {"type"} if len({row.get("type") for row in rows}) < 2 else set()
     useful = [name for name in USEFUL if filled[name] and name not in {"url", "value", "id"} | same]
     useful = [first, *useful[:9]]
     others = [name for name, _ in filled.most_common() if name not in useful]
-    return [*useful, *others][:MAX_COLUMNS], max(len(useful), 5)
+    columns = [*useful, *others]
+    return columns[:MAX_COLUMNS], max(len(useful), 5), len(columns[MAX_COLUMNS:])
 
 
 def labels_of(row: Row, columns: list[str]) -> list[str]:
@@ -129,7 +130,7 @@ def make_charts(rows: list[Row]) -> list[Chart]:
     """Return the charts for which the rows have values. What was first seen is counted by day, month or year."""
     malicious = [row.get("last_analysis_stats.malicious") for row in rows]
     ranges = [[DETECTIONS[max(low for low in DETECTIONS if low <= n)]] if n is not None else [] for n in malicious]
-    dates = [labels_of(row, DATES)[:1] for row in rows]
+    dates = [labels_of(row, SEEN)[:1] for row in rows]
     length = next((n for n in (10, 7) if len({date[:n] for row in dates for date in row}) <= 31), 4)
     periods = [[date[:length] for date in row] for row in dates]
     charts = [
@@ -181,7 +182,7 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     """Return the facts of the header: detections, first and last seen."""
     stats = [[row.get(f"last_analysis_stats.{kind}") for kind in ("malicious", "suspicious")] for row in rows]
     verdicts = Counter("Malicious" if m else "Suspicious" if s else "Clean" for m, s in stats if m is not None)
-    dates = [str(row[name])[:16].replace("T", " ") for row in rows for name in DATES if row.get(name)]
+    dates = [str(row[name])[:16].replace("T", " ") for row in rows for name in SEEN if row.get(name)]
     return {
         "Objects": len(rows),
         **{verdict: verdicts[verdict] for verdict in ("Malicious", "Suspicious", "Clean") if verdicts},
@@ -211,14 +212,17 @@ def make_page(rows: list[Row], title: str, query: str, problem: str) -> str:
     """Return the HTML. Jinja2 escapes every value; the data is JSON in which `<` is escaped."""
     import jinja2
 
-    columns, visible = choose_columns(rows)
+    columns, visible, left_out = choose_columns(rows)
+    facts = summarize(rows) | {"Complete": f"no: {problem}" if problem else "every line of the input"}
+    if left_out:
+        facts["Not on this page"] = f"{plural(left_out, 'column')} that fewer objects have"
     charts = make_charts(rows)
     library, style = datatables()
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
     return template.render(
         title=title,
         query=query,
-        facts=summarize(rows) | {"Complete": f"no: {problem}" if problem else "yes"},
+        facts=facts,
         columns=[printable(name.removeprefix("last_analysis_stats.")) for name in columns],
         charts=[(chart, draw(chart, number)) for number, chart in enumerate(charts)],
         data={
@@ -422,9 +426,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def defang(value: str) -> str:
@@ -587,7 +593,7 @@ def read_objects(names: Iterable[str]) -> tuple[list[dict[str, Any]], int]:
 
 # The first columns of every table, most useful first. The others follow in alphabetical order.
 USEFUL = [
-    "lookup", "id", "url", "value", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
+    "id", "url", "value", "lookup", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
     "gti_assessment.verdict.value", "gti_assessment.threat_score.value", "meaningful_name", "name", "title",
     "popular_threat_classification.suggested_threat_label", "type_description", "size", "registrar", "country", "asn",
     "as_owner", "last_http_response_code", "first_submission_date", "last_submission_date", "creation_date",

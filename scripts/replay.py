@@ -294,7 +294,7 @@ async def record(command: list[str], folder: Path) -> int:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command(help=re.sub("\n\n(?= )", "\n\n\b\n", __doc__), context_settings={"allow_interspersed_args": False})
+@app.command(help=__doc__, context_settings={"allow_interspersed_args": False})
 def main(
     command: Annotated[list[str] | None, typer.Argument(help="What to run, with its arguments.")] = None,
     folder: Annotated[
@@ -346,9 +346,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 @contextlib.contextmanager

@@ -118,9 +118,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 class Format(StrEnum):
@@ -606,8 +608,8 @@ async def write_pages(
             if isinstance(stopped, BrokenPipeError) or not written:
                 raise
             error = stopped
-    of_total = f" of {total}" if total and total > written else ""
-    done = f"{written}{of_total} {plural(written, noun).partition(' ')[2]}"
+    more = cursor and total and total > written  # total_hits may exceed what VirusTotal ever serves
+    done = plural(written, noun, total if more else None)
     return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
 
 

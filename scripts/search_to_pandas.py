@@ -148,9 +148,8 @@ def main(
     with Console(stderr=True).status("searching") as status:
         found = asyncio.run(search(query, columns, **options, progress=status.update))
     error = write_table(found.objects, columns, outputs, style, raw=raw, counted=columns or COUNTED)
-    of_total = f" of {found.total}" if found.total and found.cursor else ""
-    count, noun = plural(len(found.objects), "object").split()
-    return print_summary(f"{count}{of_total} {noun}", found.requests, error=error or found.error, cursor=found.cursor)
+    done = plural(len(found.objects), "object", found.total if found.cursor else None)
+    return print_summary(done, found.requests, error=error or found.error, cursor=found.cursor)
 
 
 # [[[cog vendor() ]]]
@@ -212,9 +211,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def as_list(name: str, values: Iterable[str] | None) -> list[str]:
@@ -710,7 +711,7 @@ MAX_CELL_CHARS = 32_767  # Excel's limit
 
 # The first columns of every table, most useful first. The others follow in alphabetical order.
 USEFUL = [
-    "lookup", "id", "url", "value", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
+    "id", "url", "value", "lookup", "type", "error.code", "rule_name", "last_analysis_stats.malicious",
     "gti_assessment.verdict.value", "gti_assessment.threat_score.value", "meaningful_name", "name", "title",
     "popular_threat_classification.suggested_threat_label", "type_description", "size", "registrar", "country", "asn",
     "as_owner", "last_http_response_code", "first_submission_date", "last_submission_date", "creation_date",

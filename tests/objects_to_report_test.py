@@ -102,7 +102,7 @@ GONE = {"type": "file", "id": "gone", "error": {"code": "NotFoundError", "messag
 
 
 @pytest.mark.parametrize(
-    ("last", "code", "complete"), [("", 0, "yes"), ('{"type": "fi', 3, "no: "), (lines(GONE), 3, "no: ")]
+    ("last", "code", "complete"), [("", 0, "every line"), ('{"type": "fi', 3, "no: "), (lines(GONE), 3, "no: ")]
 )
 def test_the_page_says_whether_it_is_complete(run: Run, last: str, code: int, complete: str) -> None:
     result = run("objects_to_report", "-o", "report.html", stdin=lines(url_object(1)) + last)

@@ -48,6 +48,7 @@ def test_no_terminal_obeys_what_is_printed(hostile: object, shown: str) -> None:
 )
 def test_counts_agree_with_their_noun(count: int, noun: str, text: str) -> None:
     assert plural(count, noun) == text
+    assert plural(count, noun, 6) == f"{count} of 6 {plural(2, noun)[2:]}"
 
 
 @pytest.mark.parametrize(
