@@ -266,7 +266,13 @@ def run(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], monk
 
 
 def start(
-    name: str, *args: object, tmp_path: Path, server: Server | None = None, background: bool = False, **env: str
+    name: str,
+    *args: object,
+    tmp_path: Path,
+    server: Server | None = None,
+    background: bool = False,
+    stdout: Any = subprocess.PIPE,
+    **env: str,
 ) -> subprocess.Popen[str]:
     """Start a script as a process of its own, for what only a process shows: a signal, a closed pipe.
 
@@ -278,7 +284,7 @@ def start(
         cwd=tmp_path,
         preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if background else None,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
