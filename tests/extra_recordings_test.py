@@ -1,4 +1,4 @@
-"""Real answers become tables, if VT_EXTRA_RECORDINGS names a folder of response bodies (*.json)."""
+"""Real answers go through sources and sinks, if VT_EXTRA_RECORDINGS names a folder of response bodies (*.json)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import openpyxl
 import pandas as pd
 import pytest
-from conftest import Run
+from conftest import Run, Server, collection
 
 from frame import SUFFIXES, fields, format_frame, to_frame, write_output
 
@@ -65,3 +65,44 @@ def test_the_sink_reads_it_as_curl_saved_it(path: Path, run: Run) -> None:
     result = run("objects_to_table", path, "--format", "jsonl")
     assert result.code == 0
     assert [row.get("id") for row in result.objects] == [item.get("id") for item in read(path)]
+
+
+HASH = "44d88612fea8a8f36de82e1278abb02f"
+SOURCES = {
+    "search": ["q", "--limit", "0"],
+    "ioc_stream": [],
+    "retrohunt": ["matches", "job", "--limit", "0"],
+    "sandbox_artifacts": [HASH],
+}
+
+
+def all_objects() -> list[dict[str, Any]]:
+    """Return one object of each answer that has some, with what a notification adds."""
+    found = [item for path in ANSWERS for item in read(path)[:1] if item.get("id") and "attributes" in item]
+    return [
+        item | {"context_attributes": {"notification_id": str(n), "notification_date": 1763715600}}
+        for n, item in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_prints_them_unchanged(name: str, run: Run, server: Server) -> None:
+    job = {"id": "job", "type": "retrohunt_job", "attributes": {"status": "finished"}}
+    server.answer("/intelligence/retrohunt_jobs/job", {"data": job})
+    server.answer("/*", collection(*all_objects()))
+    result = run(name, *SOURCES[name])
+    assert (result.code, result.objects) == (0, all_objects())
+
+
+def test_a_look_up_adds_its_key_only(run: Run, server: Server) -> None:
+    for item in all_objects():
+        server.answer("/*", {"data": item})
+        (found,) = run("lookup", HASH).objects
+        assert found == item | {"lookup": HASH}
+
+
+@pytest.mark.parametrize("path", ANSWERS, ids=lambda path: path.stem)
+def test_the_report_shows_it(path: Path, run: Run) -> None:
+    result = run("objects_to_report", path, "-o", "report.html")
+    assert result.code in (0, 3), result.stderr  # 3: an error in an object's place
+    assert Path("report.html").stat().st_size > 100_000
