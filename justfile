@@ -12,7 +12,7 @@ set positional-arguments
 default:
     @{{ just_executable() }} --list
 
-# Run all tests, or those that pytest is told: `just test -k replay`; skipped ones say why
+# Run all tests (3 to 4 minutes on two cores; skipped ones say why), or some: `just test -k replay`
 test *args:
     "{{ uv }}" run --no-project --isolated --python '>=3.11' --exclude-newer {{ newest }} {{ tools }} \
         $(printf -- '--with-requirements %s ' scripts/*.py) python -m pytest -n 3 --dist worksteal -rs --durations 3 "$@"
@@ -40,7 +40,7 @@ record *command:
 bench *args:
     "{{ uv }}" run tests/benchmarks/feed_dump_bench.py "$@"
 
-# Draw the README's picture from a run of the talk's query
+# Draw the README's picture from a run of its first command
 picture:
     "{{ uv }}" run .github/picture.py .github/output.svg
 

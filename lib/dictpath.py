@@ -54,4 +54,4 @@ class dictpath:  # noqa: N801 - reads like the module of that name in vt-py's ex
 
 
 # vendor:end
-iterate, get_all, get = dictpath.iterate, dictpath.get_all, dictpath.get  # `import dictpath`, as in the talk
+iterate, get_all, get = dictpath.iterate, dictpath.get_all, dictpath.get  # for `import dictpath`

@@ -101,7 +101,7 @@ def ruff(arguments: Iterable[str], source: str) -> str:
     return subprocess.run(command, input=source, capture_output=True, text=True, check=True, encoding="utf-8").stdout
 
 
-def vendored(script: str) -> str:
+def make_block(script: str) -> str:
     """Return what the generated block of a script must contain."""
     own = re.sub(r"# \[\[\[cog.*?# \[\[\[end\]\]\]", "", script, flags=re.DOTALL)
     helpers = [read_helper(name) for name in HELPERS]
@@ -122,4 +122,4 @@ def vendor() -> None:
     """Write the block; cog calls this."""
     import cog  # exists only while cog runs
 
-    cog.outl(f"\n\n{vendored(Path(cog.inFile).read_text(encoding='utf-8'))}\n\n")
+    cog.outl(f"\n\n{make_block(Path(cog.inFile).read_text(encoding='utf-8'))}\n\n")

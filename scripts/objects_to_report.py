@@ -95,8 +95,9 @@ def link(row: Row) -> str:
     """Return the address of the object's page at VirusTotal, or an empty string."""
     kind = str(row.get("type")).replace("_", "-")
     name = row.get("id") or (row.get("value") if kind in ("domain", "ip-address") else None)  # an indicator has no id
-    known = name and kind in ("file", "url", "domain", "ip-address", "collection")
-    return f"https://www.virustotal.com/gui/{kind}/{urllib.parse.quote(str(name), safe='')}" if known else ""
+    if not name or kind not in ("file", "url", "domain", "ip-address", "collection"):
+        return ""
+    return f"https://www.virustotal.com/gui/{kind}/{urllib.parse.quote(str(name), safe='', errors='replace')}"
 
 
 def choose_columns(rows: list[Row]) -> tuple[list[str], int, int]:
@@ -458,17 +459,22 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        log(
+            f"{spent}; there is more: --limit 0 for all, or continue with {resume}"
+            if cursor or more
+            else f"{spent}, complete"
+        )
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))

@@ -55,7 +55,10 @@ def hostile_object(number: int) -> dict[str, Any]:
     item = url_object(number, tags=[text, "b"], **dict.fromkeys(names, text))
     item["attributes"][text[:50]] = text
     item["context_attributes"] = {"url": f"http://x.example/{text[:500]}", "rule_name": text}
-    return item | {"type": ["url", "file", "domain", text][number % 4], "id": text if number % 3 else item["id"]}
+    return item | {
+        "type": ["url", "file", "domain", text][number % 4],
+        "id": text if number % 3 else item["id"],
+    }  # a lone surrogate among them
 
 
 # ---- The file

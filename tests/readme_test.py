@@ -46,10 +46,10 @@ def test_an_example_prints_what_the_readme_says(example: str, tmp_path: Path) ->
         )
         printed += f"$ {command}\n{result.stdout}"
 
-    def settled(text: str) -> list[str]:
+    def mask_seconds(text: str) -> list[str]:
         return [re.sub(r"\d+(\.\d+)? s\b", "N s", line.rstrip()) for line in text.splitlines()]
 
-    assert settled(printed) == settled(example)
+    assert mask_seconds(printed) == mask_seconds(example)
 
 
 def test_the_two_first_commands_need_nothing_but_python() -> None:

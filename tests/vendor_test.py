@@ -6,12 +6,11 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, SCRIPTS
 
-from vendor import names_defined, names_used, vendored
+from vendor import make_block, names_defined, names_used
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 
@@ -24,7 +23,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def test_a_definition_comes_with_all_that_it_reaches_and_its_imports() -> None:
-    block = vendored("def main():\n    log('hello')\n")
+    block = make_block("def main():\n    log('hello')\n")
     defined = [name for node in ast.parse(block).body for name in names_defined(node)]
     assert defined == ["printable", "log"]
     assert "import sys" in block
@@ -32,16 +31,16 @@ def test_a_definition_comes_with_all_that_it_reaches_and_its_imports() -> None:
 
 
 def test_what_the_script_imports_itself_is_not_imported_again() -> None:
-    assert "import sys" not in vendored("import sys\nlog(sys.argv)\n")
+    assert "import sys" not in make_block("import sys\nlog(sys.argv)\n")
 
 
 def test_a_script_that_reaches_nothing_gets_nothing() -> None:
-    assert ast.parse(vendored("print(1)")).body == []
+    assert ast.parse(make_block("print(1)")).body == []
 
 
 def test_a_name_that_the_script_defines_itself_is_not_a_helpers() -> None:
     script = "def log():\n    pass\n\nVirusTotal = 1\n\ndef main():\n    log(VirusTotal, plural(1, 'file'))\n"
-    defined = [name for node in ast.parse(vendored(script)).body for name in names_defined(node)]
+    defined = [name for node in ast.parse(make_block(script)).body for name in names_defined(node)]
     assert defined == ["plural"]
 
 
@@ -65,13 +64,3 @@ def test_the_blocks_are_what_lib_holds() -> None:
         [*command, *map(str, sorted(SCRIPTS.glob("*.py")))], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, f"`just vendor` renews them:\n{result.stdout}{result.stderr}"
-
-
-def test_helpers_do_not_import_each_other_in_a_circle() -> None:
-    order = [path.stem for path in sorted((ROOT / "lib").glob("*.py"))]
-    imports = {
-        name: set(re.findall(r"^from (\w+) import", (Path(ROOT / "lib" / f"{name}.py")).read_text(), flags=re.M))
-        & set(order)
-        for name in order
-    }
-    assert not [(a, b) for a in order for b in imports[a] if a in imports[b]]
