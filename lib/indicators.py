@@ -14,14 +14,17 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from frame import escape_formula
 from output import UsageError, atomic_write, defang, log, plural, print_summary, printable
 
-
 # vendor:begin
+Style = StrEnum("Style", "text csv jsonl")  # what stdout gets
+
+
 @dataclass
 class Indicators:
     """Indicators collected so far, what is missing, what ended the run early, and the cursor to resume at.
@@ -105,8 +108,8 @@ def csv_cell(value: Any) -> str:
     return escape_formula(printable(" ".join(map(str, value)) if isinstance(value, list) else value))
 
 
-def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, file: Any) -> None:
-    """Write rows as text (DOMAIN: evil.example), csv or jsonl."""
+def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str | None, file: Any) -> None:
+    """Write rows as csv, as jsonl, or else as text (DOMAIN: evil.example)."""
     if style == "csv":
         lines = [columns, *([csv_cell(row[name]) for name in columns] for row in rows)]
         csv.writer(file, lineterminator="\n").writerows(lines)
@@ -118,7 +121,7 @@ def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str,
 
 
 def write_indicators(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, output: Path | None
+    rows: list[dict[str, Any]], columns: tuple[str, ...], style: str | None, output: Path | None
 ) -> OSError | None:
     """Write to stdout, or to the file `output`. If that fails, save the rows in a temporary file; return the error."""
     try:
@@ -144,7 +147,7 @@ def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
     error = result.error or ("what is missing is listed above" if result.missing else None)
     part = f"{result.count} of " if result.total > result.count else ""
     done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
-    resume = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
+    resume = "the same command" if result.error and not isinstance(result.error, OSError) else ""
     return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=resume)
 
 

@@ -67,10 +67,8 @@ async def write_results(
             raise
         error = stopped
     done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
-    hint = "run the same command again for the rest"
-    if error:
-        return print_summary(f"{done} ({hint})", client.requests, error=error)
-    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
+    gap = "the results say what is missing" if counts.keys() - complete else None
+    return print_summary(done, client.requests, error=error or gap, resume="the same command")
 
 
 # vendor:end

@@ -32,7 +32,6 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.parse
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +39,6 @@ import typer
 
 RELATIONSHIPS = ("files", "domains", "ip_addresses", "urls")
 COLUMNS = ("type", "value", "collections", "collection_ids")
-
-Style = StrEnum("Style", "text csv jsonl")
 
 
 # ---- What the user names
@@ -141,7 +138,7 @@ async def collect(text: str, limit: int, cursor: str | None = None, apikey: str 
 
 
 async def collection_to_indicators(
-    text: str, limit: int = 100, *, cursor: str | None = None, apikey: str | None = None
+    text: str, *, limit: int = 100, cursor: str | None = None, apikey: str | None = None
 ) -> list[dict[str, Any]]:
     """Return a dict with the keys COLUMNS for each indicator of up to `limit` collections (0: all).
 
@@ -157,7 +154,7 @@ def main(
     text: Annotated[str, typer.Argument(metavar="ID_OR_QUERY", help="An id, an address, a CVE number, or a query.")],
     limit: Annotated[int, typer.Option(min=0, help="How many collections of a query; 0: all.")] = 100,
     defanged: Annotated[bool, typer.Option("--defang", help="Write hxxp://evil[.]example.")] = False,
-    style: Annotated[Style, typer.Option("--format", help="What stdout gets.")] = Style.text,
+    style: Annotated[Style | None, typer.Option("--format", help="What stdout gets. [default: text]")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file, not stdout.")] = None,
     cursor: Annotated[str | None, typer.Option(help="Resume an earlier run; name another --output.")] = None,
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
@@ -192,6 +189,7 @@ import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, NoReturn
 
 import aiohttp
@@ -224,9 +222,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def defang(value: str) -> str:
@@ -254,17 +254,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -637,6 +639,9 @@ def find_key(apikey: str | None) -> tuple[str, str]:
     )
 
 
+Style = StrEnum("Style", "text csv jsonl")  # what stdout gets
+
+
 @dataclass
 class Indicators:
     """Indicators collected so far, what is missing, what ended the run early, and the cursor to resume at.
@@ -720,8 +725,8 @@ def csv_cell(value: Any) -> str:
     return escape_formula(printable(" ".join(map(str, value)) if isinstance(value, list) else value))
 
 
-def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, file: Any) -> None:
-    """Write rows as text (DOMAIN: evil.example), csv or jsonl."""
+def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str | None, file: Any) -> None:
+    """Write rows as csv, as jsonl, or else as text (DOMAIN: evil.example)."""
     if style == "csv":
         lines = [columns, *([csv_cell(row[name]) for name in columns] for row in rows)]
         csv.writer(file, lineterminator="\n").writerows(lines)
@@ -733,7 +738,7 @@ def write_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], style: str,
 
 
 def write_indicators(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], style: str, output: Path | None
+    rows: list[dict[str, Any]], columns: tuple[str, ...], style: str | None, output: Path | None
 ) -> OSError | None:
     """Write to stdout, or to the file `output`. If that fails, save the rows in a temporary file; return the error."""
     try:
@@ -759,7 +764,7 @@ def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
     error = result.error or ("what is missing is listed above" if result.missing else None)
     part = f"{result.count} of " if result.total > result.count else ""
     done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
-    resume = "the same command, or a smaller --limit" if result.error and not isinstance(result.error, OSError) else ""
+    resume = "the same command" if result.error and not isinstance(result.error, OSError) else ""
     return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=resume)
 
 

@@ -33,6 +33,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,22 @@ def check_hash(sample: Path) -> None:
             raise VirusTotalError("WrongContent", "what arrived has another hash")
 
 
+def check_archive(archive: Path, hashes: list[str]) -> None:
+    """Raise VirusTotalError if a file in the archive has none of these hashes. The names of the files do not count."""
+    algorithms = {ALGORITHMS[len(wanted)] for wanted in hashes}
+    try:
+        with pyzipper.AESZipFile(archive) as content:
+            for name in content.namelist():
+                digests = set()
+                for algorithm in algorithms:
+                    with content.open(name, pwd=PASSWORD.encode()) as file:
+                        digests.add(hashlib.file_digest(file, algorithm).hexdigest())
+                if digests.isdisjoint(hashes):
+                    raise VirusTotalError("WrongContent", f"{name} in the archive has another hash")
+    except (pyzipper.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise VirusTotalError("WrongContent", f"the archive is damaged: {error}") from None
+
+
 def encrypt(sample: Path, to: Path) -> None:
     """Write an AES zip of the file at the path `to`. Raises OSError."""
     archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
@@ -102,31 +119,40 @@ async def fetch_sample(client: VirusTotal, wanted: str, *, to: Path, raw: bool =
 
 
 async def download(
-    client: VirusTotal, hashes: list[str], out: Path, *, raw: bool = False, jobs: int = 4
+    hashes: Iterable[str],
+    *,
+    out: Path = Path("samples"),
+    raw: bool = False,
+    jobs: int = 4,
+    apikey: str | None = None,
+    client: VirusTotal | None = None,
 ) -> AsyncIterator[Row]:
-    """Yield a row for each sample as it is saved in the directory `out`, `jobs` at a time.
+    """Yield a row for each sample as it is saved in the directory `out`, `jobs` at a time. Raises UsageError.
 
     If every other download would fail, finish what runs (it has cost quota), and raise the VirusTotalError.
     """
+    todo = dict.fromkeys(read_hashes(as_list("hashes", hashes), "hash"))
+    api = client or VirusTotal(apikey)
     slots, errors = asyncio.Semaphore(jobs), list[VirusTotalError]()
 
     async def work(wanted: str) -> Row | None:
-        path, fetch = sample_path(out, wanted, raw), partial(fetch_sample, client, wanted, raw=raw)
+        path, fetch = sample_path(out, wanted, raw), partial(fetch_sample, api, wanted, raw=raw)
         async with slots:
             try:
-                return None if errors else await save_file(client, {"id": wanted}, path, fetch)
+                return None if errors else await save_file(api, {"id": wanted}, path, fetch)
             except VirusTotalError as error:
                 errors.append(error)
                 return None
 
-    tasks = [asyncio.create_task(work(wanted)) for wanted in as_list("hashes", hashes)]
-    try:
-        for finished in asyncio.as_completed(tasks):
-            if row := await finished:
-                yield row
-    finally:
-        for task in tasks:
-            task.cancel()
+    async with api:
+        tasks = [asyncio.create_task(work(wanted)) for wanted in todo]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                if row := await finished:
+                    yield row
+        finally:
+            for task in tasks:
+                task.cancel()
     if errors:
         raise errors[0]
 
@@ -150,23 +176,33 @@ async def build_archive(client: VirusTotal, hashes: list[str], archive: str | No
         await asyncio.sleep(POLL_SECONDS * SECOND)
 
 
+async def fetch_archive(client: VirusTotal, archive: str, hashes: list[str], *, to: Path) -> None:
+    """Download a finished archive, and check what is in it. Raises VirusTotalError and OSError."""
+    await client.download("/intelligence/zip_files/{}/download", archive, to=to)
+    await asyncio.to_thread(check_archive, to, hashes)
+
+
 async def download_archive(
-    client: VirusTotal, hashes: list[str], out: Path, archive: str | None = None
+    hashes: Iterable[str],
+    *,
+    out: Path = Path("samples"),
+    archive: str | None = None,
+    apikey: str | None = None,
+    client: VirusTotal | None = None,
 ) -> AsyncIterator[Row]:
     """Save one archive of all samples in the directory `out`, unless it exists, and yield its row; see build_archive.
 
-    Raises VirusTotalError and OSError; then there is no file.
+    Raises UsageError, VirusTotalError and OSError; then there is no file.
     """
+    wanted = read_hashes(as_list("hashes", hashes), "hash")
+    path = archive_path(out, wanted)
     out.mkdir(parents=True, exist_ok=True)
-    path = archive_path(out, as_list("hashes", hashes))
-    row = {"id": archive, "status": "present", "path": str(path), "error": None}
-    if not path.exists():
-        row |= {"id": await build_archive(client, hashes, archive), "status": "downloaded"}
-        with atomic_write(path) as part:
-            await client.download("/intelligence/zip_files/{}/download", row["id"], to=part)
-            if not zipfile.is_zipfile(part):
-                raise VirusTotalError("InvalidResponse", "the archive is not a zip; is a proxy in the way?")
-    missing = len(hashes) - len(zipfile.ZipFile(path).namelist())
+    async with client or VirusTotal(apikey) as api:
+        row: Row = {"id": archive}
+        if not path.exists():
+            row["id"] = await build_archive(api, wanted, archive)
+        row = await save_file(api, row, path, partial(fetch_archive, api, row["id"], wanted))
+    missing = len(wanted) - len(zipfile.ZipFile(path).namelist()) if row["path"] else 0
     if missing > 0:
         row |= {"status": "partial", "error": f"VirusTotal does not have {plural(missing, 'file')} of them"}
     yield row
@@ -200,12 +236,12 @@ async def main(
     if raw and (one_zip or archive):
         raise UsageError("--raw does not go with --zip: VirusTotal encrypts the archive")
 
-    async with VirusTotal(apikey) as client:
-        if one_zip or archive:
-            rows = download_archive(client, wanted, out, archive)
-        else:
-            rows = download(client, wanted, out, raw=raw, jobs=jobs)
-        return await write_results((as_result(row, style) async for row in rows), client, DONE)
+    client = VirusTotal(apikey)
+    if one_zip or archive:
+        rows = download_archive(wanted, out=out, archive=archive, client=client)
+    else:
+        rows = download(wanted, out=out, raw=raw, jobs=jobs, client=client)
+    return await write_results((as_result(row, style) async for row in rows), client, DONE)
 
 
 # [[[cog vendor() ]]]
@@ -259,9 +295,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def as_list(name: str, values: Iterable[str] | None) -> list[str]:
@@ -296,17 +334,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -731,10 +771,8 @@ async def write_results(
             raise
         error = stopped
     done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
-    hint = "run the same command again for the rest"
-    if error:
-        return print_summary(f"{done} ({hint})", client.requests, error=error)
-    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
+    gap = "the results say what is missing" if counts.keys() - complete else None
+    return print_summary(done, client.requests, error=error or gap, resume="the same command")
 
 
 # [[[end]]]

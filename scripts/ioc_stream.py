@@ -110,12 +110,24 @@ async def get_new(
 
 
 async def ioc_stream(
-    *, filter: str | None = None, since: datetime | None = None, follow: bool = False, apikey: str | None = None
+    filter: str | None = None,
+    *,
+    limit: int = 0,
+    since: str | None = None,
+    follow: bool = False,
+    apikey: str | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield notifications, oldest first; with `follow`, for ever. Raises VirusTotalError."""
+    """Yield up to `limit` notifications (0: all), oldest first; with `follow`, ask again every minute.
+
+    The arguments are those of the command line. Raises UsageError and VirusTotalError.
+    """
+    start, count = parse_time(since) if since else None, 0
     async with VirusTotal(apikey) as client:
-        async for item in get_new(client, {}, filter=filter, since=since, follow=follow):
+        async for item in get_new(client, {}, filter=filter, since=start, follow=follow):
             yield item
+            count += 1
+            if count == limit:
+                return
 
 
 async def main(
@@ -133,22 +145,24 @@ async def main(
     known = read_known(output) if output and output.exists() and output.stat().st_size else {}
     start = parse_time(since) if since else None
 
-    written, error = 0, None
+    written, error, more = 0, None, False
     async with VirusTotal(apikey) as client:
         client.max_wait = math.inf if follow else client.max_wait
         with open_lines(output, append=True) as file:
             try:
                 async for item in get_new(client, known, filter=filter, since=start, follow=follow):
+                    if more := 0 < limit == written:
+                        break
                     write_objects([item], file, style)
                     written += 1
-                    if written == limit:
+                    if more := follow and written == limit:  # else it would wait for one more
                         break
             except (VirusTotalError, OSError, asyncio.CancelledError) as stopped:
                 if isinstance(stopped, BrokenPipeError) or not written:
                     raise
                 error = stopped
-    again = "the same command" if output else ""
-    return print_summary(plural(written, "notification"), client.requests, error=error, resume=again)
+    again = "the same command" if output else "a larger --limit" if more else ""
+    return print_summary(plural(written, "notification"), client.requests, error=error, resume=again, more=more)
 
 
 # [[[cog vendor() ]]]
@@ -202,9 +216,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 class Format(StrEnum):
@@ -247,7 +263,8 @@ def open_lines(path: Path | None, *, append: bool = False, option: str = "--curs
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
+        hint = f", or continue it with {option}" if option else ""
+        raise UsageError(f"{path} exists: name another file{hint}") from None
     try:
         with file:
             yield file
@@ -284,17 +301,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))

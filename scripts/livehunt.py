@@ -156,14 +156,15 @@ async def sync(texts: dict[str, str], match: str, settings: dict[str, Any], dry_
             try:
                 done[await save_ruleset(client, ruleset, new | settings | {"rules": texts[name]}, dry_run)] += 1
             except (VirusTotalError, asyncio.CancelledError) as stopped:
-                log(f"{name}: {str(stopped) or 'interrupted'}; the same command continues")
+                log(f"{name}: {str(stopped) or 'interrupted'}")
                 error = stopped
                 if getattr(stopped, "status", 0) not in (400, 403, 404, 409):  # not this ruleset alone
                     break
     if error and not done:
         raise error
     counts = f"{done['created']} created, {done['updated']} updated, {done['unchanged']} unchanged"
-    return print_summary(f"dry run: {counts}" if dry_run else counts, client.requests, error=error)
+    done_so_far = f"dry run: {counts}" if dry_run else counts
+    return print_summary(done_so_far, client.requests, error=error, resume="the same command")
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
@@ -230,7 +231,7 @@ async def set_enabled(context: typer.Context, ruleset: Key, apikey: ApiKey = Non
 
 @app.command("delete")
 def delete_command(
-    ruleset: Key, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, apikey: ApiKey = None
+    ruleset: Key, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, apikey: ApiKey = None
 ) -> int | Coroutine[Any, Any, int]:
     """Delete a ruleset at VirusTotal, after asking."""
     if not yes and not sys.stdin.isatty():
@@ -296,9 +297,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 class Format(StrEnum):
@@ -315,17 +318,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))

@@ -126,9 +126,10 @@ async def find_relationships(client: VirusTotal, wanted: list[str]) -> dict[str,
     listed = (await client.get_json_async("/metadata"))["data"]["relationships"]
     names = {kind: [entry["name"] for entry in listed.get(kind, [])] for kind in PATHS}
     for name in wanted:
-        near = difflib.get_close_matches(name, itertools.chain(*names.values()), n=1, cutoff=0)
+        near = difflib.get_close_matches(name, itertools.chain(*names.values()), n=1)
         if near != [name]:
-            raise UsageError(f"{name} is not a relationship: did you mean {near[0]}?")
+            hint = f"did you mean {near[0]}?" if near else "see https://docs.virustotal.com/reference/relationships"
+            raise UsageError(f"{name} is not a relationship: {hint}")
     return {kind: [name for name in names[kind] if name in wanted] for kind in PATHS}
 
 
@@ -269,7 +270,7 @@ async def main(
     missing = len(todo) - counts["answered"]
     summary = f"{len(wanted) - missing} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
     gap = "what is missing is listed above" if missing or bad else None
-    again = "--resume" if output and missing else ""
+    again = f"the same command{'' if resume else ' and --resume'}" if output and missing else ""
     return print_summary(summary, client.requests, error=error or gap, resume=again)
 
 
@@ -319,9 +320,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def as_list(name: str, values: Iterable[str] | None) -> list[str]:
@@ -371,7 +374,8 @@ def open_lines(path: Path | None, *, append: bool = False, option: str = "--curs
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
+        hint = f", or continue it with {option}" if option else ""
+        raise UsageError(f"{path} exists: name another file{hint}") from None
     try:
         with file:
             yield file
@@ -408,17 +412,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))

@@ -254,10 +254,12 @@ async def list_command(
     """Print your jobs, one line each: id, creation date (UTC), corpus, state, names of the rules."""
     async with VirusTotal(apikey) as client:
         pages = client.pages(JOBS, limit=limit, filter=f"status:{status}" if status else None)
-        jobs = [job async for page in pages for job in page.objects]
+        found = [page async for page in pages]
+    jobs = [job for page in found for job in page.objects]
     for job in jobs:
         print(json.dumps(job) if style is Format.jsonl else describe_job(job))
-    return print_summary(plural(len(jobs), "job"), client.requests)
+    more = bool(found[-1].cursor)
+    return print_summary(plural(len(jobs), "job"), client.requests, resume="a larger --limit", more=more)
 
 
 @app.command("watch")
@@ -349,9 +351,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 class Format(StrEnum):
@@ -394,7 +398,8 @@ def open_lines(path: Path | None, *, append: bool = False, option: str = "--curs
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
+        hint = f", or continue it with {option}" if option else ""
+        raise UsageError(f"{path} exists: name another file{hint}") from None
     try:
         with file:
             yield file
@@ -431,17 +436,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -854,8 +861,8 @@ async def write_pages(
             if isinstance(stopped, BrokenPipeError) or not written:
                 raise
             error = stopped
-    of_total = f" of {total}" if total and total > written else ""
-    done = f"{written}{of_total} {plural(written, noun).partition(' ')[2]}"
+    more = cursor and total and total > written  # total_hits may exceed what VirusTotal ever serves
+    done = plural(written, noun, total if more else None)
     return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
 
 

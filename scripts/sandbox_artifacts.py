@@ -33,7 +33,7 @@ import asyncio
 import json
 import re
 import urllib.parse
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Container, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,45 +72,56 @@ def available(report: dict[str, Any], wanted: Container[str] = KINDS) -> list[st
     return [kind for kind, attribute in KINDS.items() if kind in wanted and attributes.get(attribute)]
 
 
-async def list_reports(client: VirusTotal, ids: list[str], *, sandbox: str = "") -> AsyncIterator[dict[str, Any]]:
+async def list_reports(
+    ids: Iterable[str], *, sandbox: str = "", apikey: str | None = None, client: VirusTotal | None = None
+) -> AsyncIterator[dict[str, Any]]:
     """Yield the sandbox reports (file_behaviour objects) of files, and those with these ids.
 
     `sandbox` is a part of a sandbox's name. What VirusTotal does not have, or what fails, is an item with `error`.
-    Raises VirusTotalError if all would fail. https://docs.virustotal.com/reference/file-behaviour-summary
+    Raises UsageError, and VirusTotalError if all would fail.
+    https://docs.virustotal.com/reference/file-behaviour-summary
     """
-    for wanted in as_list("ids", ids):
-        try:
-            if "_" in wanted:
-                yield (await client.get_json_async("/file_behaviours/{}", wanted))["data"]
-                continue
-            async for page in client.pages("/files/{}/behaviours", wanted):
-                for report in page.objects:
-                    if sandbox.lower() in report["id"].partition("_")[2].lower():
-                        yield report
-        except VirusTotalError as error:
-            if is_fatal(client, error):
-                raise
-            yield {"type": "file_behaviour", "id": wanted, "error": {"code": error.code, "message": error.message}}
+    todo = dict.fromkeys(map(parse_id, as_list("ids", ids)))
+    async with client or VirusTotal(apikey) as api:
+        for wanted in todo:
+            try:
+                if "_" in wanted:
+                    yield (await api.get_json_async("/file_behaviours/{}", wanted))["data"]
+                    continue
+                async for page in api.pages("/files/{}/behaviours", wanted):
+                    for report in page.objects:
+                        if sandbox.lower() in report["id"].partition("_")[2].lower():
+                            yield report
+            except VirusTotalError as error:
+                if is_fatal(api, error):
+                    raise
+                yield {"type": "file_behaviour", "id": wanted, "error": {"code": error.code, "message": error.message}}
 
 
 async def save_artifacts(
-    client: VirusTotal, ids: list[str], kinds: list[str], out: Path, *, sandbox: str = ""
+    ids: Iterable[str],
+    kinds: Iterable[str],
+    *,
+    out: Path = Path("artifacts"),
+    sandbox: str = "",
+    apikey: str | None = None,
+    client: VirusTotal | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Save the artifacts of these kinds in the directory `out`, and yield a row for each: id, kind and save_file's.
+    """Save the artifacts of these `kinds` in the directory `out`, and yield a row for each: id, kind and save_file's.
 
-    A file or a report that VirusTotal does not have is a failed row without a kind.
+    A file or a report that VirusTotal does not have is a failed row without a kind. Raises what list_reports raises.
     """
-    wanted = set(as_list("kinds", kinds))
-    async for report in list_reports(client, ids, sandbox=sandbox):
+    wanted, api = parse_kinds(",".join(as_list("kinds", kinds))), client or VirusTotal(apikey)
+    async for report in list_reports(ids, sandbox=sandbox, client=api):  # which closes the client at the end
         report_id = report["id"]
         if error := report.get("error"):
             failed = {"status": "failed", "path": None, "error": f"{error['code']}: {error['message']}"}
             yield {"id": report_id, "kind": None} | failed
         for kind in available(report, wanted):
             path = artifact_path(out, report_id, kind)
-            fetch = partial(client.download, "/file_behaviours/{}/{}", report_id, kind)
+            fetch = partial(api.download, "/file_behaviours/{}/{}", report_id, kind)
             # Not 403, which may concern one kind: an HTML report needs no privilege, a memory dump does.
-            yield await save_file(client, {"id": report_id, "kind": kind}, path, fetch, statuses=(401, 429))
+            yield await save_file(api, {"id": report_id, "kind": kind}, path, fetch, statuses=(401, 429))
 
 
 def as_result(item: dict[str, Any], style: Format) -> tuple[str, str]:
@@ -134,22 +145,21 @@ async def main(
     sandbox: Annotated[str, typer.Option(help="Only sandboxes with this in their name: CAPE.")] = "",
     out: Annotated[Path, typer.Option(help="The directory for what is downloaded.")] = Path("artifacts"),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON Lines file instead of stdout.")] = None,
-    style: Annotated[Format | None, typer.Option("--format", help="[default: text on a terminal, else jsonl]")] = None,
+    style: Annotated[
+        Format | None, typer.Option("--format", help="[default: text on a terminal or with --kind, else jsonl]")
+    ] = None,
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
     """List the reports, or download from them."""
-    wanted = list(dict.fromkeys(map(parse_id, ids)))
     kinds = parse_kinds(kind) if kind is not None else []
-    if output and output.exists():
-        raise UsageError(f"{output} exists: name another file")
 
-    with open_lines(output) as file:
-        chosen = style or (Format.text if file.isatty() else Format.jsonl)
-        async with VirusTotal(apikey) as client:
-            items = list_reports(client, wanted, sandbox=sandbox)
-            if kinds:
-                items = save_artifacts(client, wanted, kinds, out, sandbox=sandbox)
-            return await write_results((as_result(item, chosen) async for item in items), client, DONE, file)
+    with open_lines(output, option="") as file:
+        chosen = style or (Format.text if file.isatty() or (kinds and not output) else Format.jsonl)
+        client = VirusTotal(apikey)
+        items = list_reports(ids, sandbox=sandbox, client=client)
+        if kinds:
+            items = save_artifacts(ids, kinds, out=out, sandbox=sandbox, client=client)
+        return await write_results((as_result(item, chosen) async for item in items), client, DONE, file)
 
 
 # [[[cog vendor() ]]]
@@ -169,7 +179,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple, NoReturn, TextIO
 
@@ -203,9 +213,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def as_list(name: str, values: Iterable[str] | None) -> list[str]:
@@ -249,7 +261,8 @@ def open_lines(path: Path | None, *, append: bool = False, option: str = "--curs
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
+        hint = f", or continue it with {option}" if option else ""
+        raise UsageError(f"{path} exists: name another file{hint}") from None
     try:
         with file:
             yield file
@@ -275,17 +288,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -710,10 +725,8 @@ async def write_results(
             raise
         error = stopped
     done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
-    hint = "run the same command again for the rest"
-    if error:
-        return print_summary(f"{done} ({hint})", client.requests, error=error)
-    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
+    gap = "the results say what is missing" if counts.keys() - complete else None
+    return print_summary(done, client.requests, error=error or gap, resume="the same command")
 
 
 # [[[end]]]

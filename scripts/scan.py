@@ -20,6 +20,8 @@
 A file is looked up by its hash first: what VirusTotal knows is not uploaded. An upload is public, so the script asks
 before it sends anything; without a terminal, it needs --yes. --private (its own licence) analyses without publishing.
 
+Any key will do: a free one allows 4 requests a minute (set VT_RATE=4) and 500 a day.
+
     uv run scripts/scan.py invoice.exe 'http://login.example.net/' --wait
     uv run scripts/scan.py quarantine/*.zip --password infected --yes --format jsonl > verdicts.jsonl
 
@@ -35,7 +37,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -86,6 +88,12 @@ def parse_target(text: str, *, password: str | None = None, private: bool = Fals
     if not Path(text).is_file():
         raise UsageError(f"{text} is not a file, nor a URL that starts with http:// or https://")
     return Target(text, api, "files", content_hash(Path(text), password), password)
+
+
+def parse_targets(texts: Iterable[str], *, password: str | None = None, private: bool = False) -> list[Target]:
+    """Return the files and URLs to scan, each once. Raises what `parse_target` raises."""
+    targets = [parse_target(text, password=password, private=private) for text in texts]
+    return list({target.id: target for target in targets}.values())
 
 
 def parse_duration(text: str) -> int:
@@ -167,7 +175,7 @@ async def submit_all(client: VirusTotal, targets: list[Target], wait: float) -> 
         yield target, await attempt(client, follow(client, target, analysis, deadline))
 
 
-async def scan(
+async def scan_targets(
     client: VirusTotal,
     targets: list[Target],
     confirm: Callable[[list[str]], bool],
@@ -194,6 +202,27 @@ async def scan(
         return
     async for target, item in submit_all(client, todo, wait):
         yield target, item
+
+
+async def scan(
+    inputs: Iterable[str],
+    *,
+    yes: bool = False,
+    wait: float = 0,
+    password: str | None = None,
+    private: bool = False,
+    rescan: bool = False,
+    apikey: str | None = None,
+) -> AsyncIterator[Item]:
+    """Yield what VirusTotal says of each path and URL, which is the key `scan`. Unknown ones need `yes` or `private`.
+
+    `wait` is the time in seconds for new analyses. Raises UsageError, OSError and VirusTotalError.
+    """
+    targets = parse_targets(as_list("inputs", inputs), password=password, private=private)
+    async with VirusTotal(apikey, timeout=300) as client:  # a large upload takes minutes to be answered
+        items = scan_targets(client, targets, lambda _: yes or private, wait=wait, rescan=rescan)
+        async for target, item in items:
+            yield item | {"scan": target.name}
 
 
 def status_of(item: Item) -> str:
@@ -242,14 +271,13 @@ async def main(
 ) -> int:
     """Look up, submit, and wait."""
     seconds = parse_duration(duration) if wait else 0
-    targets = [parse_target(text, password=password, private=private) for text in inputs]
-    targets = list({target.id: target for target in targets}.values())
+    targets = parse_targets(inputs, password=password, private=private)
     if not (yes or private or sys.stdin.isatty()):
         raise UsageError("an upload is public: agree with --yes, as there is no terminal to ask on")
     confirm = (lambda _: True) if yes or private else ask
 
-    async with VirusTotal(apikey, timeout=300) as client:  # a large upload takes minutes to be answered
-        items = scan(client, targets, confirm, wait=seconds, rescan=rescan)
+    async with VirusTotal(apikey, timeout=300) as client:
+        items = scan_targets(client, targets, confirm, wait=seconds, rescan=rescan)
         results = (as_result(target, item, style) async for target, item in items)
         return await write_results(results, client, {"known", "completed" if wait else "queued"})
 
@@ -299,9 +327,18 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
+
+
+def as_list(name: str, values: Iterable[str] | None) -> list[str]:
+    """Return `values` as a list. Raises TypeError for a string, which would be taken for a list of its characters."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings: [{values!r}], not {values!r}")
+    return list(values or [])
 
 
 class Format(StrEnum):
@@ -318,17 +355,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -728,10 +767,8 @@ async def write_results(
             raise
         error = stopped
     done = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing found"
-    hint = "run the same command again for the rest"
-    if error:
-        return print_summary(f"{done} ({hint})", client.requests, error=error)
-    return print_summary(done, client.requests, error=hint if counts.keys() - complete else None)
+    gap = "the results say what is missing" if counts.keys() - complete else None
+    return print_summary(done, client.requests, error=error or gap, resume="the same command")
 
 
 # [[[end]]]

@@ -33,8 +33,8 @@ from typing import Annotated
 import typer
 
 
-async def search_to_urls(
-    client: VirusTotal, query: str, limit: int = 100, *, defanged: bool = False, cursor: str | None = None
+async def url_pages(
+    client: VirusTotal, query: str, *, limit: int, defanged: bool = False, cursor: str | None = None
 ) -> AsyncIterator[Page]:
     """Yield pages of up to `limit` URLs (0: all), each URL as {"id": URL}. Raises UsageError and VirusTotalError.
 
@@ -51,6 +51,14 @@ async def search_to_urls(
         raise VirusTotalError("NotFoundError", f"no address came with {', '.join(missing)}")
 
 
+async def search_to_urls(query: str, *, limit: int = 100, apikey: str | None = None) -> AsyncIterator[str]:
+    """Yield up to `limit` URLs (0: all). Raises UsageError and VirusTotalError."""
+    async with VirusTotal(apikey) as client:
+        async for page in url_pages(client, query, limit=limit):
+            for item in page.objects:
+                yield item["id"]
+
+
 async def main(
     query: Annotated[str, typer.Argument(help="As in VirusTotal Intelligence, in quotes, with entity:url.")],
     limit: Annotated[int, typer.Option(min=0, help="How many URLs; 0: all.")] = 100,
@@ -62,7 +70,7 @@ async def main(
     """Search, and print the URLs of each page as it arrives."""
 
     async with VirusTotal(apikey) as client:
-        pages = search_to_urls(client, query, limit, defanged=defanged, cursor=cursor)
+        pages = url_pages(client, query, limit=limit, defanged=defanged, cursor=cursor)
         return await write_pages(pages, client, "URL", output=output, style=Format.text, cursor=cursor)
 
 
@@ -119,9 +127,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def defang(value: str) -> str:
@@ -171,7 +181,8 @@ def open_lines(path: Path | None, *, append: bool = False, option: str = "--curs
     try:
         file = open(path, "a" if append else "x", encoding="utf-8", newline="\n")
     except FileExistsError:
-        raise UsageError(f"{path} exists: name another file, or continue it with {option}") from None
+        hint = f", or continue it with {option}" if option else ""
+        raise UsageError(f"{path} exists: name another file{hint}") from None
     try:
         with file:
             yield file
@@ -208,17 +219,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -614,8 +627,8 @@ async def write_pages(
             if isinstance(stopped, BrokenPipeError) or not written:
                 raise
             error = stopped
-    of_total = f" of {total}" if total and total > written else ""
-    done = f"{written}{of_total} {plural(written, noun).partition(' ')[2]}"
+    more = cursor and total and total > written  # total_hits may exceed what VirusTotal ever serves
+    done = plural(written, noun, total if more else None)
     return print_summary(done, client.requests, error=error, cursor=cursor if written else None)
 
 

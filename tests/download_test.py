@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +300,55 @@ def test_a_failed_job_leaves_no_file(run: Run, server: Server, answer: dict[str,
 def test_an_archive_that_is_no_zip_leaves_no_file(run: Run, server: Server, storage: Server) -> None:
     serve_archive(server, storage)
     storage.answer("/archive", body(b"<html>Sign in to the network</html>", "text/html"))
-    assert (run("download", *SHA256, "--zip").code, files()) == (1, [])
+    result = run("download", *SHA256, "--zip")
+    assert (result.code, files(), result.stdout.split("\t")[:2]) == (3, [], ["failed", "1234"])
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256"])
+def test_what_is_in_an_archive_is_checked(run: Run, server: Server, storage: Server, algorithm: str) -> None:
+    wanted = [hashlib.new(algorithm, sample).hexdigest() for sample in SAMPLES[:2]]
+    serve_archive(server, storage, *SAMPLES[:2])
+    assert (run("download", *wanted, "--zip").code, len(files())) == (0, 1)
+    serve_archive(server, storage, SAMPLES[0], SAMPLES[2])
+    result = run("download", *wanted, "--zip", "--out", "other")
+    assert (result.code, files("other")) == (3, [])
+    assert result.stdout.startswith("failed\t1234\tWrongContent")
+
+
+@pytest.mark.parametrize("part", ["content", "end"])
+def test_a_damaged_archive_leaves_no_file(run: Run, server: Server, storage: Server, part: str) -> None:
+    content = bytearray(archive(*SAMPLES))
+    place = 150 if part == "content" else len(content) - 40
+    content[place] ^= 0xFF
+    serve_archive(server, storage)
+    storage.answer("/archive", body(bytes(content), "application/zip"))
+    assert (run("download", *SHA256, "--zip").code, files()) == (3, [])
+
+
+# ---- A notebook
+
+
+async def collect(rows: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row async for row in rows]
+
+
+def test_a_notebook_gets_rows(server: Server, storage: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load("download")
+    monkeypatch.setenv("VT_HOST", server.url)
+    rows = asyncio.run(collect(script.download([*SHA256, SHA256[0].upper()], out=tmp_path, apikey=KEY)))
+    assert sorted(row["id"] for row in rows) == sorted(SHA256)
+    assert all(content(Path(row["path"])) in SAMPLES for row in rows)
+    serve_archive(server, storage, *SAMPLES)
+    (row,) = asyncio.run(collect(script.download_archive(SHA256, out=tmp_path, apikey=KEY)))
+    assert row == {"id": "1234", "status": "downloaded", "path": row["path"], "error": None}
+
+
+@pytest.mark.parametrize("name", ["download", "download_archive"])
+@pytest.mark.parametrize(("hashes", "error"), [(SHA256[0], TypeError), (["../x"], ValueError)])
+def test_a_notebooks_mistake_requests_nothing(server: Server, name: str, hashes: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        asyncio.run(collect(getattr(load("download"), name)(hashes, apikey=KEY)))
+    assert server.seen == []
 
 
 # ---- A process of its own

@@ -105,8 +105,22 @@ def test_limit(run: Run, server: Server) -> None:
     stream = Stream(server)
     stream.add(100)
     for _ in range(3):
-        assert run("ioc_stream", "-o", "out.jsonl", "--limit", "30").code == 0
+        result = run("ioc_stream", "-o", "out.jsonl", "--limit", "30")
+        assert (result.code, "complete" in result.last_line) == (0, False)
+        assert "there is more" in result.last_line
+        assert "the same command" in result.last_line
     assert ids() == stream.ids[:90]
+    assert run("ioc_stream", "-o", "out.jsonl", "--limit", "10").last_line.endswith("complete")
+    assert ids() == stream.ids
+    assert "there is more" in run("ioc_stream", "--limit", "99").last_line
+    assert run("ioc_stream", "--limit", "100").last_line.endswith("complete")
+
+
+def test_follow_ends_at_the_limit(run: Run, server: Server) -> None:
+    Stream(server).add(3)
+    result = run("ioc_stream", "--follow", "--limit", "3")
+    assert (result.code, len(result.objects), len(server.seen)) == (0, 3, 1)
+    assert "there is more" in result.last_line
 
 
 # ---- The checkpoint
@@ -286,10 +300,13 @@ def test_a_notebook_iterates_over_notifications(server: Server, monkeypatch: pyt
     stream.add(50)
     monkeypatch.setenv("VT_HOST", server.url)
 
-    async def collect() -> list[dict[str, Any]]:
-        return [item async for item in ioc_stream.ioc_stream(since=datetime.fromtimestamp(START, UTC), apikey="k")]
+    async def collect(**options: Any) -> list[dict[str, Any]]:
+        return [item async for item in ioc_stream.ioc_stream("origin:hunting", apikey="k", **options)]
 
-    assert asyncio.run(collect()) == stream.items
+    since = f"{datetime.fromtimestamp(START, UTC):%Y-%m-%dT%H:%M:%S}"
+    assert asyncio.run(collect(since=since)) == stream.items
+    assert server.seen[0].query["filter"] == f"date:{since}+ origin:hunting"
+    assert asyncio.run(collect(limit=41)) == stream.items[:41]
 
 
 # ---- Processes

@@ -172,6 +172,7 @@ def test_refused_rules_do_not_stop_the_others(run: Run, livehunt: Livehunt) -> N
     assert (result.code, result.stdout.split()) == (3, ["created", "a", "created", "c"])
     assert "b: BadRequestError: slow rule" in result.stderr
     assert result.last_line.startswith("INCOMPLETE: 2 created, ")
+    assert result.last_line.endswith("; resume with the same command")
     write(b=rule("b"))
     assert (run("livehunt", "sync", "rules").code, set(livehunt.rules)) == (0, {"a", "b", "c"})
 
@@ -360,7 +361,7 @@ def test_delete_deletes_one_ruleset(run: Run, livehunt: Livehunt, server: Server
     livehunt.add("loaders")
     if fault:
         server.fail(2, TRANSIENT[fault])
-    assert (run("livehunt", "delete", "loaders", "--yes").code, set(livehunt.rules)) == (0, {"kept"})
+    assert (run("livehunt", "delete", "loaders", "-y").code, set(livehunt.rules)) == (0, {"kept"})
 
 
 def test_delete_without_a_terminal_needs_yes(run: Run, livehunt: Livehunt, server: Server) -> None:

@@ -413,7 +413,8 @@ def test_a_type_without_the_relationship_is_looked_up_without_it(run: Run, serve
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("comunicating_file", "did you mean communicating_files"), ("xyz", "did you mean")]
+    ("name", "hint"),
+    [("comunicating_file", "did you mean communicating_files"), ("xyz", "https://docs.virustotal.com/")],
 )
 def test_an_unknown_relationship_costs_one_request(run: Run, server: Server, name: str, hint: str) -> None:
     three_addresses(server)

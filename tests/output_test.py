@@ -123,7 +123,9 @@ def test_a_file_that_exists_is_refused_and_one_left_empty_by_an_error_is_removed
     assert not path.exists()
     with open_lines(path):
         pass
-    with pytest.raises(UsageError), open_lines(path):
+    with pytest.raises(UsageError, match="--cursor"), open_lines(path):
+        pass
+    with pytest.raises(UsageError, match=r"another file$"), open_lines(path, option=""):
         pass
 
 
@@ -176,6 +178,14 @@ def test_the_last_line_tells_the_end(
 ) -> None:
     assert print_summary("2 hits", 1, error=error, cursor=cursor) == code
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_list_that_a_limit_cut_is_not_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert print_summary("2 hits", 1, resume="the same command", more=True) == 0
+    assert print_summary("2 hits", 1, resume="the same command") == 0
+    cut, complete = capsys.readouterr().err.splitlines()
+    assert cut == "2 hits, 1 request; there is more: --limit 0 for all, or continue with the same command"
+    assert complete == "2 hits, 1 request, complete"
 
 
 def test_a_hostile_cursor_cannot_leave_its_quotes(capsys: pytest.CaptureFixture[str]) -> None:

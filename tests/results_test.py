@@ -49,7 +49,7 @@ def test_the_exit_code(
     out, err = capsys.readouterr()
     assert out.splitlines() == [f"a {status} line" for status in statuses]
     assert len(err.splitlines()) == 1
-    assert err.startswith("INCOMPLETE") == (code != 0)
+    assert err.startswith("INCOMPLETE") == err.endswith("; resume with the same command\n") == (code != 0)
 
 
 def test_the_summary_counts_each_status(capsys: pytest.CaptureFixture[str]) -> None:

@@ -414,6 +414,9 @@ def test_list_takes_a_status_and_a_limit(run: Run, server: Server) -> None:
     result = run("retrohunt", "list", "--status", "running", "--limit", "1")
     assert (result.code, len(result.stdout.splitlines()), len(server.seen)) == (0, 1, 1)
     assert dict(server.seen[0].query) == {"filter": "status:running", "limit": "1"}
+    assert ("there is more" in result.last_line, "complete" in result.last_line) == (True, False)
+    server.answer(JOBS, collection(job()))
+    assert run("retrohunt", "list", "--limit", "1").last_line.endswith("complete")
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sandbox_artifacts as script
 from aiohttp import web
 from conftest import KEY, TRANSIENT, Handler, Run, Server, body, collection, error, html, redirect, start, truncated
 
@@ -83,12 +85,15 @@ def test_output_is_a_file_that_must_not_exist(run: Run, server: Server) -> None:
     assert run("sandbox_artifacts", SHA256, "-o", "reports.jsonl").code == 0
     requested = len(server.seen)
     result = run("sandbox_artifacts", SHA256, "-o", "reports.jsonl")
-    assert (result.code, len(server.seen)) == (2, requested)
+    assert (result.code, len(server.seen), "--cursor" in result.stderr) == (2, requested, False)
     assert len(Path("reports.jsonl").read_text().splitlines()) == 3
+    server.answer(REPORTS, collection(CAPE))
+    assert run("sandbox_artifacts", SHA256, "--kind", "pcap", "-o", "saved.jsonl").code == 0
+    assert Path("saved.jsonl").read_text().startswith('{"id": ')
 
 
 def test_the_kinds_that_reports_have_are_downloaded(run: Run, server: Server, storage: Server) -> None:
-    result = run("sandbox_artifacts", SHA256, "--kind", "pcap,html,evtx,memdump")
+    result = run("sandbox_artifacts", SHA256, "--kind", "pcap,html,evtx,memdump", "--format", "jsonl")
     assert (result.code, files()) == (0, ALL)
     assert len(server.seen) == 2 + len(ALL)
     assert KEY in str(server.seen[-1].headers)
@@ -97,7 +102,7 @@ def test_the_kinds_that_reports_have_are_downloaded(run: Run, server: Server, st
 
 
 def test_only_one_kind_of_one_sandbox(run: Run) -> None:
-    result = run("sandbox_artifacts", SHA256, "--kind", "pcap", "--sandbox", "cape", "--out", "a/b", "--format", "text")
+    result = run("sandbox_artifacts", SHA256, "--kind", "pcap", "--sandbox", "cape", "--out", "a/b")
     path = f"a/b/{SHA256}_CAPE%20Sandbox.pcap"
     assert (result.code, result.stdout) == (0, f"downloaded\t{path}\n")
     assert list(files("a/b")) == ["_CAPE%20Sandbox.pcap"]
@@ -107,7 +112,7 @@ def test_a_rerun_downloads_only_what_is_missing(run: Run, server: Server) -> Non
     run("sandbox_artifacts", SHA256, "--kind", "pcap")
     server.seen.clear()
     server.answer(REPORTS, collection(ZENBOX, CAPE))
-    result = run("sandbox_artifacts", SHA256, "--kind", "pcap,memdump")
+    result = run("sandbox_artifacts", SHA256, "--kind", "pcap,memdump", "--format", "jsonl")
     assert (result.code, len(server.seen), len(files())) == (0, 2, 3)
     assert [row["status"] for row in result.objects] == ["present", "downloaded", "present"]
 
@@ -126,7 +131,8 @@ def test_an_id_cannot_leave_the_directory(run: Run, server: Server) -> None:
 @pytest.mark.parametrize("answer", [error(404, "NotFoundError"), error(403, "ForbiddenError"), html(500), truncated])
 def test_an_artifact_that_fails_is_reported_and_the_others_come(run: Run, storage: Server, answer: Handler) -> None:
     storage.answer("/memdump", answer)
-    result = run("sandbox_artifacts", SHA256, "--kind", "pcap,html,memdump", VT_MAX_WAIT="0.05")
+    args = (SHA256, "--kind", "pcap,html,memdump", "--format", "jsonl")
+    result = run("sandbox_artifacts", *args, VT_MAX_WAIT="0.05")
     assert (result.code, files()) == (3, {name: content for name, content in ALL.items() if "memdump" not in name})
     assert [(row["kind"], row["path"]) for row in result.objects if row["status"] == "failed"] == [("memdump", None)]
     assert result.last_line.startswith("INCOMPLETE")
@@ -136,7 +142,8 @@ def test_what_is_not_found_does_not_stop_the_others(run: Run, server: Server) ->
     server.answer(REPORTS, collection(ZENBOX, CAPE))
     listed = run("sandbox_artifacts", "b" * 32, SHA256)
     assert (listed.code, len(listed.objects), listed.objects[0]["error"]["code"]) == (3, 3, "NotFoundError")
-    saved = run("sandbox_artifacts", "b" * 32, "b" * 64 + "_Zenbox", SHA256, "--kind", "pcap")
+    missing = ("b" * 32, "b" * 64 + "_Zenbox")
+    saved = run("sandbox_artifacts", *missing, SHA256, "--kind", "pcap", "--format", "jsonl")
     assert (saved.code, [row["status"] for row in saved.objects]) == (
         3,
         ["failed", "failed", "downloaded", "downloaded"],
@@ -185,6 +192,23 @@ def test_an_exhausted_quota_keeps_what_is_done(run: Run, server: Server) -> None
 def test_wrong_usage_requests_nothing(run: Run, server: Server, args: list[str]) -> None:
     result = run("sandbox_artifacts", *args)
     assert (result.code, server.seen, result.stdout, len(result.stderr.splitlines())) == (2, [], "", 1)
+
+
+def test_a_notebook_lists_and_saves(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VT_HOST", server.url)
+    server.answer(REPORTS, collection(ZENBOX, CAPE))
+
+    async def collect(items: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [item async for item in items]
+
+    assert asyncio.run(collect(script.list_reports([SHA256], apikey=KEY))) == [ZENBOX, CAPE]
+    rows = asyncio.run(collect(script.save_artifacts([SHA256.upper()], ["pcap"], out=tmp_path, apikey=KEY)))
+    assert [Path(row["path"]).exists() for row in rows] == [True, True]
+    with pytest.raises(TypeError, match="list"):
+        asyncio.run(collect(script.list_reports(SHA256, apikey=KEY)))
+    for ids, kinds in (["../x"], ["pcap"]), ([SHA256], ["pcapng"]):
+        with pytest.raises(script.UsageError):
+            asyncio.run(collect(script.save_artifacts(ids, kinds, apikey=KEY)))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])

@@ -20,7 +20,7 @@ import pyzipper
 import vt
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
-from conftest import KEY, SCRIPTS, TRANSIENT, Handler, Run, Server, environment, error, html, reset, truncated
+from conftest import KEY, SCRIPTS, TRANSIENT, Handler, Run, Server, environment, error, html, load, reset, truncated
 
 CONTENT = b"MZ made up for a test"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -287,6 +287,26 @@ def start_on_a_terminal(tmp_path: Path, server: Server) -> Iterator[tuple[subpro
 @pytest.fixture
 def question(tmp_path: Path, server: Server, uploads: Uploads) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     yield from start_on_a_terminal(tmp_path, server)
+
+
+def test_a_notebook_sends_nothing_without_yes(
+    run: Run, server: Server, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load("scan")
+    monkeypatch.setenv("VT_HOST", server.url)
+    server.answer(f"/urls/{vt.url_id(URL)}", report())
+    name = str(sample())
+
+    async def collect(inputs: Any, **options: Any) -> list[dict[str, Any]]:
+        return [item async for item in script.scan(inputs, apikey=KEY, **options)]
+
+    known, declined = asyncio.run(collect([URL, name]))
+    assert (known, declined["error"]["code"]) == (report()["data"] | {"scan": URL}, "Declined")
+    assert uploads.files == []
+    assert asyncio.run(collect([name, name], yes=True, wait=60)) == [COMPLETED["data"] | {"scan": name}]
+    assert uploads.files == [(name, CONTENT)]
+    with pytest.raises(TypeError, match="list"):
+        asyncio.run(collect(name))
 
 
 @pytest.mark.parametrize(("answer", "code", "sent"), [(b"y\n", 0, 1), (b"n\n", 3, 0)])

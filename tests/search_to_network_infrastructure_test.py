@@ -599,6 +599,13 @@ def test_a_notebook_is_told_that_a_string_is_no_list(server: Server, monkeypatch
         notebook(server, monkeypatch, relationships="contacted_ips")
 
 
+@pytest.mark.parametrize("style", [[], ["--format", "text"]])
+def test_text_has_a_headline(run: Run, server: Server, style: list[str]) -> None:
+    server.answer(SEARCH, {"data": []})
+    assert "=== Results: ===" in run(NAME, "p:5+", *style).stderr
+    assert "=== Results: ===" not in run(NAME, "p:5+", "--format", "csv").stderr
+
+
 def test_progress_is_shown_on_a_terminal(tmp_path: Path, server: Server) -> None:
     world(server, {"f": contacts("f", 45, 45, 45)})
     ours, theirs = pty.openpty()

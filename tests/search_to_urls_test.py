@@ -139,14 +139,18 @@ def test_a_query_goes_as_it_is(run: Run, server: Server, query: str) -> None:
     assert server.seen[0].query["query"] == query
 
 
-def test_a_notebook_gets_pages_of_urls(server: Server) -> None:
+def test_a_notebook_iterates_over_urls(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     three_pages(server)
+    monkeypatch.setenv("VT_HOST", server.url)
 
-    async def work() -> list[str]:
-        async with script.VirusTotal(KEY, host=server.url) as client:
-            return [item["id"] async for page in script.search_to_urls(client, "entity:url") for item in page.objects]
+    async def collect(**options: Any) -> list[str]:
+        return [url async for url in script.search_to_urls("entity:url p:3+", apikey=KEY, **options)]
 
-    assert asyncio.run(work()) == FIVE
+    assert asyncio.run(collect()) == FIVE
+    asyncio.run(collect(limit=2))
+    assert [request.query["limit"] for request in server.seen] == ["100", "98", "96", "2"]
+    with pytest.raises(script.UsageError):
+        asyncio.run(anext(script.search_to_urls("p:3+", apikey=KEY)))
 
 
 def test_a_closed_pipe_ends_quietly(tmp_path: Path, server: Server) -> None:
