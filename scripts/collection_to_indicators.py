@@ -762,10 +762,11 @@ def print_result(result: Indicators, rows: list[dict[str, Any]]) -> int:
     for missing in result.missing:
         log(f"missing: {missing}")
     error = result.error or ("what is missing is listed above" if result.missing else None)
-    part = f"{result.count} of " if result.total > result.count else ""
-    done = f"{plural(len(rows), 'indicator')} of {part}{plural(max(result.count, result.total), result.noun)}"
-    resume = "the same command" if result.error and not isinstance(result.error, OSError) else ""
-    return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=resume)
+    more = result.total > result.count
+    done = f"{plural(len(rows), 'indicator')} of {plural(result.count, result.noun, result.total if more else None)}"
+    again = "the same command" if result.error and not isinstance(result.error, OSError) else ""
+    resume = again if error else "a larger --limit"
+    return print_summary(done, result.requests, error=error, cursor=result.cursor, resume=resume, more=more)
 
 
 def escape_formula(text: str) -> str:

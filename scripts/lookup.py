@@ -269,6 +269,8 @@ async def main(
     counts, error = await write_answers(objects, output, resume, style)
     missing = len(todo) - counts["answered"]
     summary = f"{len(wanted) - missing} of {plural(len(wanted), 'indicator')}, {counts['not found']} not found"
+    if relationship and limit:
+        summary += f", at most {plural(limit, 'object')} of each relationship"
     gap = "what is missing is listed above" if missing or bad else None
     again = f"the same command{'' if resume else ' and --resume'}" if output and missing else ""
     return print_summary(summary, client.requests, error=error or gap, resume=again)

@@ -134,7 +134,10 @@ def test_limit_counts_collections_never_indicators(run: Run, server: Server) -> 
     world(server, collections)
     result = run(NAME, "name:x", "--limit", 2)
     assert set(result.stdout.splitlines()) == lines_of(collections["a"], collections["b"])
-    assert result.last_line == "90 indicators of 2 of 3 collections, 11 requests, complete"
+    assert result.last_line.startswith("90 indicators of 2 of 3 collections, 11 requests; there is more: ")
+    assert run(NAME, "name:x", "--limit", 3).last_line == "135 indicators of 3 collections, 16 requests, complete"
+    with pytest.raises(TypeError):
+        script.collection_to_indicators("name:x", 2)  # type: ignore[misc]
 
 
 def test_a_url_without_its_address_is_named_by_its_hash(run: Run, server: Server) -> None:

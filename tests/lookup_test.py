@@ -407,6 +407,7 @@ def test_a_relationship_is_paged_to_its_end(run: Run, server: Server) -> None:
 def test_a_type_without_the_relationship_is_looked_up_without_it(run: Run, server: Server) -> None:
     three_addresses(server)
     result = related(run, "b" * 32, A, "--limit", "2")
+    assert "at most 2 objects of each relationship" in result.last_line
     assert result.code == 0
     assert numbers(result.objects) == [("b" * 32, None), (A, 0), (A, 1), (A, None)]
     assert f"GET /files/{'b' * 32}" in server.paths

@@ -143,14 +143,14 @@ def test_a_notebook_iterates_over_urls(server: Server, monkeypatch: pytest.Monke
     three_pages(server)
     monkeypatch.setenv("VT_HOST", server.url)
 
-    async def collect(**options: Any) -> list[str]:
-        return [url async for url in script.search_to_urls("entity:url p:3+", apikey=KEY, **options)]
+    async def collect(query: str = "entity:url p:3+", **options: Any) -> list[str]:
+        return [url async for url in script.search_to_urls(query, apikey=KEY, **options)]
 
     assert asyncio.run(collect()) == FIVE
     asyncio.run(collect(limit=2))
     assert [request.query["limit"] for request in server.seen] == ["100", "98", "96", "2"]
     with pytest.raises(script.UsageError):
-        asyncio.run(anext(script.search_to_urls("p:3+", apikey=KEY)))
+        asyncio.run(collect("p:3+"))
 
 
 def test_a_closed_pipe_ends_quietly(tmp_path: Path, server: Server) -> None:
