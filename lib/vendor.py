@@ -15,6 +15,7 @@ from typing import NamedTuple
 HELPERS = (
     "output",
     "parse_time",
+    "minutes",
     "read_objects",
     "virustotal",
     "results",

@@ -25,7 +25,9 @@ Run it again to continue: what exists is not downloaded again. Links expire afte
     uv run scripts/feed_artifacts.py behaviours --kind pcap,html
     uv run scripts/feed_artifacts.py files --samples
 
-Samples are AES zips with the password `infected`. HTML reports are by strangers: do not open them in your browser.
+The key needs the licence of the feed: the Sandbox feed for --kind, the File feed for --samples. Samples are AES zips
+with the password `infected`. HTML reports contain a malware author's strings: open them in a browser that you can throw
+away.
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage or key, 3 incomplete, 4 quota exhausted, 130 interrupted.
 """
@@ -210,7 +212,7 @@ async def fetch_artifacts(
 
 def parse_kinds(text: str, samples: bool) -> list[str]:
     """Return the kinds that the options name. Raises UsageError."""
-    kinds = [kind.strip() for kind in text.split(",")] if text else []
+    kinds = [kind.strip().lower() for kind in text.split(",")] if text else []
     if samples == bool(kinds) or not set(kinds) <= KINDS.keys() - {"sample"}:
         raise UsageError("expected --kind with some of pcap,evtx,html,memdump, or --samples")
     return kinds or ["sample"]
@@ -218,11 +220,8 @@ def parse_kinds(text: str, samples: bool) -> list[str]:
 
 def choose_minutes(folder: Path, kinds: list[str]) -> list[Path]:
     """Return the minutes of a dump that lack artifacts, oldest first: their links expire first. Raises UsageError."""
-    minutes = sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*"))
-    if not minutes:
-        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
     oldest = f"{datetime.now(UTC) - RETENTION:%Y%m%d%H%M}"
-    lacking = [minute for minute in minutes if not set(kinds) <= complete_kinds(artifacts_folder(minute))]
+    lacking = [minute for minute in find_minutes(folder) if not set(kinds) <= complete_kinds(artifacts_folder(minute))]
     fresh = [minute for minute in lacking if minute.name >= oldest]
     if len(fresh) < len(lacking):
         log(f"{plural(len(lacking) - len(fresh), 'minute')} before {oldest} left out: links expire after 7 days")
@@ -253,10 +252,10 @@ def main(
                 if not counts:
                     raise
                 error = stopped
-        failed = f"{counts['failed']} failed; run it again to continue" if counts["failed"] else None
+        failed = f"{counts['failed']} failed" if counts["failed"] else None
         done = f"{plural(len(minutes), 'minute')}: {plural(counts['saved'], 'file')} saved, "
         done += f"{counts['present']} already there, {counts['gone']} not available"
-        return print_summary(done, client.requests, error=error or failed)
+        return print_summary(done, client.requests, error=error or failed, resume="the same command")
 
     return asyncio.run(work())
 
@@ -308,9 +307,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def as_list(name: str, values: Iterable[str] | None) -> list[str]:
@@ -338,17 +339,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -415,6 +418,13 @@ def usage_hint(message: str) -> str:
         near = difflib.get_close_matches(value, choices, n=1)
         return f"{message} Did you mean {near[0]}?" if near else message
     return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
+
+
+def find_minutes(folder: Path) -> list[Path]:
+    """Return the files of a dump by feed_dump.py, oldest first. Raises UsageError if there are none."""
+    if minutes := sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*")):
+        return minutes
+    raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
 
 
 SECOND = 1.0  # the unit of every delay; tests shorten it

@@ -34,7 +34,6 @@ import bz2
 import contextlib
 import functools
 import itertools
-import logging
 import os
 import re
 import shutil
@@ -209,7 +208,7 @@ def fetch(dump: Dump, minutes: list[datetime]) -> Result:
 def fetch_on_worker(cluster: Any, dump: Dump, minutes: list[datetime]) -> Result:
     """Call `fetch` on a worker of a Dask cluster (a distributed.Client).
 
-    Dask's own executor does not do: its futures never end if the scheduler dies, and fail if a worker dies too late.
+    The submit of Dask's own executor does not do: some of its futures never end if the scheduler or a worker dies.
     """
     try:
         result: Result = cluster.submit(fetch, dump, minutes, pure=False).result()
@@ -347,20 +346,6 @@ def open_directory(out: Path, feed: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def connect_to_dask(scheduler: str) -> Any:
-    """Return a client of a Dask scheduler. Raises UsageError."""
-    try:
-        import distributed
-
-        for logger in ("distributed", "distributed.client", "tornado.application"):
-            logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log tracebacks when a scheduler dies
-        return distributed.Client(scheduler, timeout=10)
-    except ImportError:
-        raise UsageError("--scheduler needs Dask: uv run --with 'dask[distributed]' scripts/feed_dump.py") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--scheduler {scheduler}: {error}") from None
-
-
 def dump_feed(
     feed: str, start: datetime, stop: datetime | None = None, *, out: Path | None = None, compression: str = "zst",
     follow: bool = False, hourly: bool = False, jobs: int | None = None, scheduler: str = "", apikey: str | None = None,
@@ -423,9 +408,7 @@ def check(path: Path) -> str:
 
 def verify(directory: Path) -> int:
     """Read every file of a dump again. Print the damaged files and the missing minutes, and return the exit code."""
-    paths = sorted(directory.glob("date=*/hour=*/[0-9]*.jsonl.*"))
-    if not paths:
-        raise UsageError(f"{directory} holds no minutes of a feed")
+    paths = find_minutes(directory)
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         damaged = [(path, reason) for path, reason in zip(paths, executor.map(check, paths), strict=True) if reason]
     for path, reason in damaged:
@@ -490,6 +473,7 @@ def main(
 import difflib
 import email.utils
 import json
+import logging
 import math
 import random
 import shlex
@@ -527,9 +511,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 def print_summary(
@@ -539,17 +525,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -626,6 +614,27 @@ def parse_time(text: str) -> datetime:
         expected = "2026-11-01, 2026-11-01T12:00Z, 202611011200, or an age: 90m, 12h, 7d"
         raise UsageError(f"{text} is not a time: expected {expected}") from None
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def find_minutes(folder: Path) -> list[Path]:
+    """Return the files of a dump by feed_dump.py, oldest first. Raises UsageError if there are none."""
+    if minutes := sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*")):
+        return minutes
+    raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+
+
+def connect_to_dask(scheduler: str) -> Any:
+    """Return a client of a Dask scheduler. Raises UsageError."""
+    try:
+        import distributed
+
+        for logger in ("distributed", "distributed.client", "tornado.application"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log tracebacks when a scheduler dies
+        return distributed.Client(scheduler, timeout=10)
+    except ImportError:
+        raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--scheduler {scheduler}: {error}") from None
 
 
 SECOND = 1.0  # the unit of every delay; tests shorten it

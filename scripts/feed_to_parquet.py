@@ -16,12 +16,12 @@ Each hour of DIR becomes OUT/date=YYYY-MM-DD/hour=HH/part.parquet: one dataset f
 that are there are skipped; an hour that has gained minutes is converted again. Needs no key and no network.
 
     uv run scripts/feed_to_parquet.py files --out files-parquet
-    uv run scripts/feed_to_parquet.py files --column id=$.id --column size:BIGINT --where 'size > 1000000' --out big
+    uv run scripts/feed_to_parquet.py files --column id --column size:BIGINT --where 'size > 1000000' --out big
 
-A column is NAME:TYPE=PATH. PATH is a JSONPath, or the path of an attribute, such as pe_info.imphash; it may be missing
-if it is NAME. TYPE is VARCHAR (the default), BIGINT, DOUBLE, BOOLEAN, TIMESTAMP (UTC, from UNIX seconds), JSON, or
-VARCHAR[] for a list, such as 'hosts:VARCHAR[]=dns_lookups[*].hostname'. A value of another type becomes NULL, and is
-counted. Without --column, the columns suit the feed.
+A column is NAME:TYPE=PATH. PATH is a JSONPath, id, type, or the path of an attribute, such as pe_info.imphash; it may
+be missing if it is NAME. TYPE is VARCHAR (the default), BIGINT, DOUBLE, BOOLEAN, TIMESTAMP (UTC, from UNIX seconds),
+JSON, or VARCHAR[] for a list, such as 'hosts:VARCHAR[]=dns_lookups[*].hostname'. A value of another type becomes NULL,
+and is counted. Without --column, the columns suit the feed.
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage or condition, 3 incomplete: values or lines left out, 130 interrupted.
 """
@@ -32,7 +32,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import logging
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -54,17 +53,17 @@ TYPES = {
 }
 STATS = "malicious:BIGINT=last_analysis_stats.malicious last_analysis_date:TIMESTAMP tags:VARCHAR[]"
 DEFAULT_COLUMNS = {  # by the type of a feed's objects
-    "file": f"id=$.id {STATS} first_submission_date:TIMESTAMP md5 sha1 size:BIGINT type_tag meaningful_name",
-    "url": f"id=$.id {STATS} first_submission_date:TIMESTAMP url=$.context_attributes.url title",
-    "domain": f"id=$.id {STATS} creation_date:TIMESTAMP registrar",
-    "ip_address": f"id=$.id {STATS} country asn:BIGINT as_owner",
-    "file_behaviour": "id=$.id sandbox_name analysis_date:TIMESTAMP hosts:VARCHAR[]=dns_lookups[*].hostname "
+    "file": f"id {STATS} first_submission_date:TIMESTAMP md5 sha1 size:BIGINT type_tag meaningful_name",
+    "url": f"id {STATS} first_submission_date:TIMESTAMP url=$.context_attributes.url title",
+    "domain": f"id {STATS} creation_date:TIMESTAMP registrar",
+    "ip_address": f"id {STATS} country asn:BIGINT as_owner",
+    "file_behaviour": "id sandbox_name analysis_date:TIMESTAMP hosts:VARCHAR[]=dns_lookups[*].hostname "
     "ips:VARCHAR[]=ip_traffic[*].destination_ip command_executions:VARCHAR[] tags:VARCHAR[]",
 }
 
 
 Column = tuple[str, str, str]  # name, DuckDB's type, JSONPath
-Result = tuple[int, int, list[str]]  # of an hour: its lines and rows, and what was left out
+Result = tuple[int, int, list[str], list[str]]  # of an hour: lines, rows, columns without a value, what was left out
 
 
 def parse_columns(texts: list[str]) -> list[Column]:
@@ -73,7 +72,9 @@ def parse_columns(texts: list[str]) -> list[Column]:
     for text in texts:
         left, _, path = text.partition("=")
         name, _, kind = left.partition(":")
-        path = path if path.startswith("$") else f"$.attributes.{path or name}"
+        path = path or name
+        if not path.startswith("$"):
+            path = f"$.{path}" if path in ("id", "type") else f"$.attributes.{path}"
         kind = kind.upper() or "VARCHAR"
         if kind not in TYPES or ("[*]" in path and kind != "VARCHAR[]"):
             raise UsageError(f"--column {text}: TYPE is one of {', '.join(TYPES)}; a PATH with [*] needs VARCHAR[]")
@@ -101,27 +102,28 @@ def lines_sql(minutes: list[Path]) -> str:
 
 
 def create_views(db: Any, columns: list[Column], where: str, minutes: list[Path]) -> None:
-    """Create the views `rows` (the columns) and `counts` (of lines, of those that are JSON, of misfits by column)."""
-    bases, values, misfits = [], [], []
+    """Create the views `rows` (the columns) and `counts` (of lines, and of those that are JSON; a list of the number of
+    values in each column; a list of the number of misfits in each)."""
+    bases, values, found, misfits = [], [], [], []
     for at, (name, kind, path) in enumerate(columns, 1):
         base, _, rest = path.partition("[*]")
         v, name = f"v[{at}]", name.replace('"', '""')
         value = TYPES[kind].format(v=v, rest=quote(f"$[*]{rest}"))
         bases.append(base)
         values.append(f'{value} AS "{name}"')
+        found.append(f"count_if({f'len({value}) > 0' if kind == 'VARCHAR[]' else f'({value}) IS NOT NULL'})")
         misfits.append(f"count_if(json_type({v}) <> 'NULL' AND ({value}) IS NULL)")
     # One call finds all paths while it parses a line once: 14 times faster than a call for each.
     db.execute(f"CREATE VIEW lines AS SELECT json_extract(json, {quote_all(bases)}) AS v FROM {lines_sql(minutes)}")
-    db.execute(f"CREATE VIEW counts AS SELECT count(*), count(v), {', '.join(misfits)} FROM lines")
+    counts = f"count(*), count(v), [{', '.join(found)}], [{', '.join(misfits)}]"
+    db.execute(f"CREATE VIEW counts AS SELECT {counts} FROM lines")
     rows = f"SELECT {', '.join(values)} FROM lines WHERE v IS NOT NULL"
     db.execute(f"CREATE VIEW rows AS SELECT * FROM ({rows}) WHERE ({where or True}\n)")
 
 
 def find_hours(folder: Path) -> dict[str, list[Path]]:
     """Return the minutes of each hour of a dump, by "date=YYYY-MM-DD/hour=HH". Raises UsageError."""
-    minutes = {path.stem: path for path in sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*"))}  # zst replaces bz2
-    if not minutes:
-        raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+    minutes = {path.stem: path for path in find_minutes(folder)}  # zst replaces bz2
     if any(path.suffix == ".bz2" for path in minutes.values()):
         loop = f'for f in {shlex.quote(str(folder))}/date=*/hour=*/*.bz2; do bzcat "$f" | zstd -o "${{f%bz2}}zst"; done'
         raise UsageError(f"DuckDB does not read the bz2 packages in {folder}; convert them: {loop}")
@@ -174,25 +176,16 @@ def convert_hour(minutes: list[Path], target: Path, columns: list[str], where: s
     with duckdb.connect(config={"threads": threads} if threads else {}) as db:
         create_views(db, parsed, where, minutes)
         try:
-            lines, good, *misfits = db.execute("FROM counts").fetchone()
+            lines, good, found, misfits = db.execute("FROM counts").fetchone()
         except duckdb.Error as error:
-            return 0, 0, [f"damaged: {error}"]
+            return 0, 0, [], [f"damaged: {error}"]
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as part:
             (rows,) = db.execute(f"COPY (FROM rows) TO {quote(part)} ({options})").fetchone()
     problems = [f"{plural(lines - good, 'line')} without valid JSON left out"] if lines > good else []
     problems += [f"{plural(n, 'value')} of another type in {c[0]}" for c, n in zip(parsed, misfits, strict=True) if n]
-    return lines, rows, problems
-
-
-def connect_to_dask(scheduler: str) -> Any:
-    """Return a client of a Dask scheduler. Raises UsageError and OSError."""
-    try:
-        import distributed
-    except ImportError:
-        raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
-    logging.disable()  # its tracebacks
-    return distributed.Client(scheduler, timeout=10 * SECOND)
+    empty = [c[0] for c, values, others in zip(parsed, found, misfits, strict=True) if not (values or others)]
+    return lines, rows, empty, problems
 
 
 def convert(
@@ -208,7 +201,7 @@ def convert(
     names, targets = list(hours), [out / hour / "part.parquet" for hour in hours]
     try:
         with connect_to_dask(scheduler) if scheduler else contextlib.nullcontext() as cluster:
-            run = cluster.get_executor(pure=False).map if cluster else map
+            run = cluster.get_executor(pure=False).map if cluster else map  # not its submit: see feed_dump.py
             for part in (slice(1), slice(1, None)):
                 results = run(work, list(hours.values())[part], targets[part])
                 yield from zip(names[part], results, strict=True)
@@ -222,7 +215,7 @@ def convert(
     except Exception as error:  # Dask's, such as KilledWorker
         if not scheduler or isinstance(error, OSError | UsageError):
             raise
-        raise OSError(f"the Dask cluster failed ({type(error).__name__}); run it again to continue") from None
+        raise OSError(f"the Dask cluster failed ({type(error).__name__})") from None
 
 
 def main(
@@ -244,17 +237,22 @@ def main(
     error: BaseException | None = None
     try:
         for hour, result in track(results, "hours", len(todo), console=console, disable=not console.is_terminal):
-            lines, rows, problems = result
+            lines, rows, empty, problems = result
             for problem in problems:
                 log(f"{hour}: {problem}")
-            if where and lines and not rows and not counts["hours"]:
-                log(f"{hour}: the condition matches none of {plural(lines, 'line')}")
+            if lines and not counts["hours"]:  # a mistake shows in the first hour
+                if empty:
+                    log(f"{hour}: none of {plural(lines, 'line')} has a value for --column {', '.join(empty)}")
+                if where and not rows:
+                    log(f"{hour}: the condition matches none of {plural(lines, 'line')}")
             counts.update(hours=int(lines > 0), lines=lines, rows=rows, problems=len(problems))
     except (KeyboardInterrupt, OSError) as stopped:
         error = stopped
     done = f"{plural(counts['hours'], 'hour')} converted ({plural(counts['lines'], 'line')}, "
     done += f"{plural(counts['rows'], 'row')}), {len(hours) - len(todo)} already there"
-    return print_summary(done, error=error or ("see above" if counts["problems"] else None))
+    if error:
+        return print_summary(done, error=error, resume="the same command")
+    return print_summary(done, error="see above" if counts["problems"] else None)
 
 
 # [[[cog vendor() ]]]
@@ -263,6 +261,7 @@ def main(
 # ---- Copied from lib/, where it is edited; `just vendor` renews it. The script's own part ends here.
 import asyncio
 import difflib
+import logging
 import os
 import re
 import signal
@@ -293,9 +292,11 @@ def log(message: object) -> None:
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return "1 match" or "2 matches"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+def plural(count: int, noun: str, total: int | None = None) -> str:
+    """Return "1 match" or "2 matches", with a `total` "1 of 6 matches"."""
+    named = count if total is None else total
+    nouns = noun if named == 1 else f"{noun}{'es' if noun.endswith(('ch', 's', 'x')) else 's'}"
+    return f"{count} {nouns}" if total is None else f"{count} of {total} {nouns}"
 
 
 @contextlib.contextmanager
@@ -316,17 +317,19 @@ def print_summary(
     error: BaseException | str | None = None,
     cursor: str | None = None,
     resume: str = "",
+    more: bool = False,
 ) -> int:
     """Print the last line and return the exit code.
 
     The line says what was `done`, how many requests it took, whether it is complete, and how to resume: at `cursor`, or
-    with the option `resume`.
+    with the option or the command `resume`. A `cursor` or `more` says that a --limit ended the work.
     `error` is what ended the work early (an exception), or what is missing (a sentence).
     """
     spent = done if requests is None else f"{done}, {plural(requests, 'request')}"
     resume = f"--cursor {shlex.quote(cursor)}" if cursor else resume
     if error is None:
-        log(f"{spent}; there is more: --limit 0 for all, or continue with {resume}" if cursor else f"{spent}, complete")
+        rest = f"; there is more: --limit 0 for all, or continue with {resume}"
+        log(spent + (rest if cursor or more else ", complete"))
         return 0
     reason = str(error) or "interrupted"
     log(f"INCOMPLETE: {spent}; {reason}" + (f"; resume with {resume}" if resume else ""))
@@ -395,7 +398,25 @@ def usage_hint(message: str) -> str:
     return f"{message}: quote an argument that contains spaces" if "unexpected extra argument" in message else message
 
 
-SECOND = 1.0  # the unit of every delay; tests shorten it
+def find_minutes(folder: Path) -> list[Path]:
+    """Return the files of a dump by feed_dump.py, oldest first. Raises UsageError if there are none."""
+    if minutes := sorted(folder.glob("date=*/hour=*/[0-9]*.jsonl.*")):
+        return minutes
+    raise UsageError(f"{folder} holds no minutes of a feed: expected date=*/hour=*/*.jsonl.zst")
+
+
+def connect_to_dask(scheduler: str) -> Any:
+    """Return a client of a Dask scheduler. Raises UsageError."""
+    try:
+        import distributed
+
+        for logger in ("distributed", "distributed.client", "tornado.application"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)  # they log tracebacks when a scheduler dies
+        return distributed.Client(scheduler, timeout=10)
+    except ImportError:
+        raise UsageError("--scheduler needs Dask: start with `uv run --with 'dask[distributed]'`") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--scheduler {scheduler}: {error}") from None
 
 
 # [[[end]]]

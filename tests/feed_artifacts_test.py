@@ -98,7 +98,7 @@ def test_a_rerun_requests_only_what_is_missing(run: Run, server: Server) -> None
     save([report(n, str(n)) for n in range(3)])
     serve(server, 3)
     run("feed_artifacts", "dump", "--kind", "pcap")
-    for kind, requests in (("pcap", 3), ("pcap,html", 6), ("html", 6)):
+    for kind, requests in (("pcap", 3), ("PCAP, Html", 6), ("html", 6)):
         assert run("feed_artifacts", "dump", "--kind", kind).code == 0
         assert len(server.seen) == requests
     next(Path("dump").rglob("*.pcap")).unlink()
@@ -240,6 +240,7 @@ def test_a_refused_key_or_a_spent_quota_ends_the_run(run: Run, server: Server, a
     server.answer("/feeds/file-behaviours/t4/pcap", answer)
     result = run("feed_artifacts", "dump", "--kind", "pcap", "--jobs", 1, VT_MAX_WAIT="0.001")
     assert (result.code, len(server.seen)) == (code, 5)
+    assert "resume with the same command" in result.last_line
     assert sorted(artifacts().values()) == [f"pcap {n}".encode() for n in range(4)]
     server.answer("/feeds/file-behaviours/t0/pcap", answer)
     save([report(0, "0")], "209901010000", dump=Path("other"))
@@ -321,8 +322,9 @@ def test_a_folder_that_is_no_dump_is_refused(run: Run, folder: str) -> None:
     assert (result.code, len(result.stderr.splitlines())) == (2, 1)
 
 
-def start_run(tmp_path: Path, server: Server, **env: str) -> subprocess.Popen[str]:
-    return start("feed_artifacts", "dump", "--kind", "pcap", "--jobs", 2, tmp_path=tmp_path, server=server, **env)
+def start_run(tmp_path: Path, server: Server, rate: str = "") -> subprocess.Popen[str]:
+    args = ("dump", "--kind", "pcap", "--jobs", 2)
+    return start("feed_artifacts", *args, tmp_path=tmp_path, server=server, VT_RATE=rate)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -332,13 +334,14 @@ def test_stopped_runs_leave_complete_files_and_the_next_one_continues(
     dump = tmp_path / "dump"
     save([report(n, str(n)) for n in range(60)], dump=dump)
     serve(server, 60, b"x" * 100_000)
-    process = start_run(tmp_path, server, VT_RATE="1200")
+    process = start_run(tmp_path, server, "1200")
     while process.poll() is None and len(list(dump.rglob("*.pcap"))) < 10:
         time.sleep(0.01)
     process.send_signal(number)
     stderr = process.communicate(timeout=30)[1]
     assert process.returncode == (130 if number == signal.SIGINT else -9), stderr
     assert number == signal.SIGKILL or not list(dump.rglob("_*/.*"))
+    assert number == signal.SIGKILL or "resume with the same command" in stderr.splitlines()[-1]
     files = [path.read_bytes() for path in dump.rglob("*.pcap")]
     assert 10 <= len(files) < 60 and {len(content) for content in files} <= {100_006, 100_007}
     seen = len(server.seen)

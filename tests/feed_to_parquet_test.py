@@ -1,4 +1,4 @@
-"""feed_to_parquet: a dump becomes typed Parquet that pandas, Dask, DuckDB and Spark read as one dataset."""
+"""feed_to_parquet: a dump becomes typed Parquet that pandas, Dask and DuckDB read as one dataset."""
 
 from __future__ import annotations
 
@@ -123,6 +123,34 @@ def test_paths_reach_into_objects_and_lists(run: Run) -> None:
     assert row == {"hosts": ["a.example", None], "deep": "x", "it's": "1", 'say "x"': "7", "first": 1}
 
 
+def test_id_and_type_are_not_attributes(run: Run) -> None:
+    save("202611210000", {"type": "file", "id": "a", "attributes": {"id": "wrong", "type": "wrong", "type_tag": "pe"}})
+    columns = ["id", "name=id", "type", "kind:JSON=type", "type_tag", "own=$.attributes.type"]
+    convert(run, *(part for column in columns for part in ("--column", column)))
+    assert rows() == [
+        {"id": "a", "name": "a", "type": "file", "kind": '"file"', "type_tag": "pe", "own": "wrong"},
+    ]
+
+
+def test_columns_without_a_value_are_named_once(run: Run) -> None:
+    lines = [{"attributes": {"size": 1, "names": [], "hosts": [{"name": "a.example"}], "other": "x", "nil": None}}]
+    save("202611210000", {}, *lines)
+    save("202611210100", *lines)
+    good = ["size:BIGINT", "hosts:VARCHAR[]=hosts[*].name"]
+    wrong = [
+        "sise:BIGINT",
+        "names:VARCHAR[]",
+        "mistyped:VARCHAR[]=hosts[*].nam",
+        "nothing:VARCHAR[]=host[*].name",
+        "nil",
+    ]
+    misfit = ["other:BIGINT"]
+    args = [part for column in (*good, *wrong, *misfit) for part in ("--column", column)]
+    stderr = convert(run, *args, code=3).splitlines()
+    assert [line for line in stderr if "another type in other" not in line] == [stderr[1], stderr[-1]]
+    assert stderr[1].startswith(HOUR) and stderr[1].endswith("sise, names, mistyped, nothing, nil")
+
+
 def test_lines_that_are_not_json_are_dropped_and_counted(run: Run) -> None:
     large = "x" * 5_000_000
     save("202611210000", {"id": "a"}, b"not json", b'{"id": "half', b"", {"id": large}, b'{"id": "\\u0000\\u202e"}')
@@ -153,8 +181,17 @@ def test_only_hours_that_have_gained_minutes_are_converted(run: Run) -> None:
     assert "1 hour converted" in convert(run, *COLUMNS)
     changed = [path.parent.name for path, at in before.items() if path.stat().st_mtime_ns != at]
     assert (changed, len(rows(NEXT))) == (["hour=01"], 2)
-    (DUMP / HOUR / "202611210001.jsonl.zst").unlink()  # to save space
+
+
+def test_minutes_that_were_deleted_to_save_space_stay_in_the_parquet(run: Run) -> None:
+    two_hours()
+    convert(run, *COLUMNS)
+    (DUMP / HOUR / "202611210001.jsonl.zst").unlink()
     assert "0 hours converted" in convert(run, *COLUMNS)
+    (DUMP / HOUR / "202611210000.jsonl.zst").unlink()
+    save("202611210200", file_object(5))
+    assert "1 hour converted" in convert(run, *COLUMNS)
+    assert (len(rows()), len(pd.read_parquet(OUT))) == (4, 6)
 
 
 @pytest.mark.parametrize("args", [COLUMNS[2:], (*COLUMNS, "--where", "size > 1")])
@@ -302,7 +339,7 @@ def test_a_signal_leaves_complete_files(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)  # which becomes SIGINT
     stderr = process.communicate(timeout=30)[1]
     assert process.returncode == 130, stderr
-    assert len(stderr.splitlines()) == 1
+    assert len(stderr.splitlines()) == 1 and "resume with the same command" in stderr
     files = [path for path in (tmp_path / "parquet").rglob("*") if path.is_file()]
     assert 0 < len(files) < 24 and all(pq.read_metadata(path).num_rows == 4_000 for path in files)
 
@@ -343,4 +380,4 @@ def test_hours_are_converted_on_a_dask_cluster(tmp_path: Path, cluster: str, mon
 
 def test_a_scheduler_that_is_not_there_is_one_line(run: Run) -> None:
     two_hours()
-    assert len(convert(run, *COLUMNS, "--scheduler", "nowhere:0", code=1).splitlines()) == 1
+    assert len(convert(run, *COLUMNS, "--scheduler", "nowhere:x", code=2).splitlines()) == 1
