@@ -85,7 +85,7 @@ def read_folder(folder: Path, match: str) -> dict[str, str]:
     """Return the rules in a folder as {name of the ruleset: text}, once all compile. Raises UsageError."""
     texts: dict[str, str] = {}
     refused = 0
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".yar", ".yara")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yar", ".yara")):
         if path.stem in texts:
             raise UsageError(f"{folder} contains two files for the ruleset {path.stem}")
         texts[path.stem] = read_rules(str(path))
@@ -94,7 +94,9 @@ def read_folder(folder: Path, match: str) -> dict[str, str]:
         except UsageError as error:
             log(f"{path}: {error}")
             refused += 1
-    if refused or not texts:
+    if not texts:
+        raise UsageError(f"{folder} contains no .yar files")
+    if refused:
         raise UsageError(f"{refused} of {plural(len(texts), 'file')} in {folder} must be corrected; nothing was sent")
     return texts
 
@@ -217,8 +219,8 @@ async def show_command(ruleset: Key, apikey: ApiKey = None) -> int:
     return print_summary(describe_ruleset(found), client.requests)
 
 
-@app.command("enable")
-@app.command("disable")
+@app.command("enable", help="Enable a ruleset.")
+@app.command("disable", help="Disable a ruleset: it matches nothing, and stays at VirusTotal.")
 async def set_enabled(context: typer.Context, ruleset: Key, apikey: ApiKey = None) -> int:
     """Enable or disable a ruleset. A disabled one matches nothing, and stays at VirusTotal."""
     enabled = context.command.name == "enable"

@@ -90,6 +90,8 @@ def classify(text: str) -> Indicator:
     if re.match("(https?|ftp)://", text, re.IGNORECASE):
         parse_host(text)
         return Indicator("url", text)
+    if re.search(r"\s", text):
+        raise ValueError("more than one entry on a line")  # yarl would remove a tab
     host = parse_host(f"//{text}")
     if re.match(r"[^/]*@|[\d.]+/\d+$", text):
         raise ValueError("an e-mail address or a network")
@@ -108,14 +110,15 @@ def parse_host(url: str) -> Indicator:
 
 def read_indicators(arguments: Iterable[str], lines: Iterable[str] = ()) -> tuple[list[Indicator], list[str]]:
     """Return the indicators, each once, and a message for each bad entry. Empty lines and comments (#) are skipped."""
-    entries = [(f"argument {number}", text.strip()) for number, text in enumerate(arguments, 1)]
-    entries += [(f"line {number}", text.strip()) for number, text in enumerate(lines, 1)]
+    entries = [(f"argument {number}", text) for number, text in enumerate(arguments, 1)]
+    entries += [(f"line {number}", text) for number, text in enumerate(lines, 1)]
     indicators, bad = [], []
-    for where, text in entries:
+    for where, entry in entries:
+        text = entry.strip().strip("\"',;")
         try:
             indicators += [parse_indicator(text)] if text and not text.startswith("#") else []
         except ValueError:
-            bad.append(f"{where}: not a hash, domain, IP address or URL: {text[:200]}")
+            bad.append(f"{where}: not one hash, domain, IP address or URL: {text[:200]}")
     return list(dict.fromkeys(indicators)), bad
 
 
@@ -256,6 +259,8 @@ async def main(
     """Look up what the output lacks, and write the answers in the order of the input."""
     if resume and not output:
         raise UsageError("--resume needs --output")
+    if indicators and Path(indicators[0]).is_file():
+        raise UsageError(f"{indicators[0]} is a file: look up its lines with --file {indicators[0]}")
     wanted, bad = read_indicators(indicators or [], file or [])
     for message in bad:
         log(message)

@@ -63,7 +63,7 @@ def parse_kinds(text: str) -> list[str]:
 
 def artifact_path(out: Path, report_id: str, kind: str) -> Path:
     """Return where an artifact is saved. Ids contain spaces, and might contain slashes."""
-    return out / f"{urllib.parse.quote(report_id, safe='')}.{kind}"
+    return out / f"{urllib.parse.quote(report_id, safe='', errors='backslashreplace')}.{kind}"
 
 
 def available(report: dict[str, Any], wanted: Container[str] = KINDS) -> list[str]:

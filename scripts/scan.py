@@ -85,8 +85,12 @@ def parse_target(text: str, *, password: str | None = None, private: bool = Fals
     api = "/private" if private else ""
     if re.match("https?://", text, re.IGNORECASE):
         return Target(text, api, "urls", vt.url_id(text))
+    if Path(text).is_dir():
+        raise UsageError(f"{text} is a directory: name its files")
     if not Path(text).is_file():
-        raise UsageError(f"{text} is not a file, nor a URL that starts with http:// or https://")
+        raise UsageError(
+            f"{text} is not a file, nor a URL that starts with http:// or https://; lookup.py takes hashes"
+        )
     return Target(text, api, "files", content_hash(Path(text), password), password)
 
 
@@ -226,9 +230,9 @@ async def scan(
 
 
 def status_of(item: Item) -> str:
-    """Return failed, known (a report), or the status of an analysis: queued, in-progress or completed."""
+    """Return failed, declined, known (a report), or the status of an analysis: queued, in-progress or completed."""
     if "error" in item:
-        return "failed"
+        return "declined" if item["error"]["code"] == "Declined" else "failed"
     is_analysis = item["type"] in ("analysis", "private_analysis")
     return item.get("attributes", {}).get("status", "queued") if is_analysis else "known"
 
@@ -273,13 +277,13 @@ async def main(
     seconds = parse_duration(duration) if wait else 0
     targets = parse_targets(inputs, password=password, private=private)
     if not (yes or private or sys.stdin.isatty()):
-        raise UsageError("an upload is public: agree with --yes, as there is no terminal to ask on")
+        raise UsageError("an upload is public: agree with --yes, as there is no terminal to ask on, or use lookup.py")
     confirm = (lambda _: True) if yes or private else ask
 
     async with VirusTotal(apikey, timeout=300) as client:
         items = scan_targets(client, targets, confirm, wait=seconds, rescan=rescan)
         results = (as_result(target, item, style) async for target, item in items)
-        return await write_results(results, client, {"known", "completed" if wait else "queued"})
+        return await write_results(results, client, {"known", "declined", "completed" if wait else "queued"})
 
 
 # [[[cog vendor() ]]]

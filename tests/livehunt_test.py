@@ -415,3 +415,11 @@ def test_real_rulesets_are_listed(run: Run, server: Server) -> None:
     lines = run("livehunt", "list").stdout.splitlines()
     assert rulesets
     assert [line.split()[0] for line in lines] == [ruleset["id"] for ruleset in rulesets]
+
+
+def test_an_upper_case_suffix_counts_and_an_empty_folder_says_so(run: Run, server: Server) -> None:
+    server.answer("/intelligence/hunting_rulesets", collection())
+    Path("rules").mkdir()
+    assert "no .yar files" in run("livehunt", "sync", "rules").stderr
+    Path("rules/A.YAR").write_text("rule a { condition: true }")
+    assert "1 created" in run("livehunt", "sync", "rules", "--dry-run").last_line

@@ -540,3 +540,18 @@ def test_a_signal_keeps_what_came(tmp_path: Path, server: Server) -> None:
     assert process.stderr is not None
     assert "--resume" in process.stderr.read().splitlines()[-1]
     assert looked_up(str(tmp_path / "out.jsonl"))[:10] == domains(10)
+
+
+def test_quotes_and_commas_around_an_entry_are_dropped_and_two_on_a_line_are_refused(run: Run, server: Server) -> None:
+    server.answer("/*", {"data": file_object(1)})
+    hash_line = "d41d8cd98f00b204e9800998ecf8427e"
+    result = run("lookup", "--file", "-", stdin=f'"{hash_line}",\n{hash_line}\tevil.exe\n')
+    assert (result.code, [item["lookup"] for item in result.objects]) == (3, [hash_line])
+    assert "line 2" in result.stderr
+
+
+def test_the_name_of_a_file_is_no_domain(run: Run, server: Server) -> None:
+    Path("iocs.txt").write_text("evil.example\n")
+    result = run("lookup", "iocs.txt")
+    assert (result.code, server.seen) == (2, [])
+    assert "--file iocs.txt" in result.stderr

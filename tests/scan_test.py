@@ -309,7 +309,7 @@ def test_a_notebook_sends_nothing_without_yes(
         asyncio.run(collect(name))
 
 
-@pytest.mark.parametrize(("answer", "code", "sent"), [(b"y\n", 0, 1), (b"n\n", 3, 0)])
+@pytest.mark.parametrize(("answer", "code", "sent"), [(b"y\n", 0, 1), (b"n\n", 0, 0)])
 def test_the_script_asks_before_an_upload(
     question: tuple[subprocess.Popen[bytes], int], uploads: Uploads, answer: bytes, code: int, sent: int
 ) -> None:
