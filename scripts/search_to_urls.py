@@ -68,7 +68,6 @@ async def main(
     apikey: Annotated[str | None, typer.Option(help="[default: VT_API_KEY, VTCLI_APIKEY or ~/.vt.toml]")] = None,
 ) -> int:
     """Search, and print the URLs of each page as it arrives."""
-
     async with VirusTotal(apikey) as client:
         pages = url_pages(client, query, limit=limit, defanged=defanged, cursor=cursor)
         return await write_pages(pages, client, "URL", output=output, style=Format.text, cursor=cursor)
