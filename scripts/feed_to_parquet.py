@@ -201,7 +201,7 @@ def convert(
     names, targets = list(hours), [out / hour / "part.parquet" for hour in hours]
     try:
         with connect_to_dask(scheduler) if scheduler else contextlib.nullcontext() as cluster:
-            run = cluster.get_executor(pure=False).map if cluster else map  # not its submit: see feed_dump.py
+            run = cluster.get_executor(pure=False).map if cluster else map  # its submit may hang if a worker dies
             for part in (slice(1), slice(1, None)):
                 results = run(work, list(hours.values())[part], targets[part])
                 yield from zip(names[part], results, strict=True)
