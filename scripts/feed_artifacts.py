@@ -133,14 +133,14 @@ async def download(client: VirusTotal, link: Link, to: Path) -> None:
 
 
 async def save(client: VirusTotal, link: Link, path: Path) -> Link:
-    """Save a link, and return it with its status (present, saved, gone or failed) and error.
+    """Save a link, and return it with its status (present, saved, gone, refused or failed) and error.
 
     Raises OSError, and VirusTotalError if every other link would fail.
     """
     if path.exists():
         return link | {"status": "present"}
     if not api_path(link["url"]):
-        return link | {"status": "gone", "error": f"not a link to VirusTotal, not requested: {link['url'][:200]}"}
+        return link | {"status": "refused", "error": f"not a link to VirusTotal, not requested: {link['url'][:200]}"}
     try:
         with atomic_write(path) as part:
             await download(client, link, part)
@@ -170,7 +170,7 @@ def write_index(folder: Path, kinds: list[str], rows: list[Link]) -> None:
     """Write index.json: the id, kind and SHA-256 of each file, and why there is no file."""
     files, gone = {}, {}
     for row in rows:
-        if row["status"] == "gone":
+        if row["status"] in ("gone", "refused"):
             gone[row["name"]] = row["error"]
         else:
             files[row["name"]] = {"id": row["id"], "kind": row["kind"], "sha256": sha256(folder / row["name"])}
@@ -200,8 +200,8 @@ async def fetch_artifacts(
             row = await save(client, link, folder / link["name"])
             rows.append(row)
             counts[row["status"]] += 1
-            if row["status"] == "failed":
-                log(f"{minute.name[:12]}: {row['name']} failed: {row['error']}")
+            if row["status"] in ("failed", "refused"):
+                log(f"{minute.name[:12]}: {row['name']} {row['status']}: {row['error']}")
 
     for fatal in await asyncio.gather(*(work() for _ in range(jobs)), return_exceptions=True):
         if fatal:
@@ -252,10 +252,11 @@ def main(
                 if not counts:
                     raise
                 error = stopped
-        failed = f"{counts['failed']} failed" if counts["failed"] else None
+        missing = ", ".join(f"{counts[status]} {status}" for status in ("failed", "refused") if counts[status])
         done = f"{plural(len(minutes), 'minute')}: {plural(counts['saved'], 'file')} saved, "
         done += f"{counts['present']} already there, {counts['gone']} not available"
-        return print_summary(done, client.requests, error=error or failed, resume="the same command")
+        resume = "the same command" if error or counts["failed"] else ""
+        return print_summary(done, client.requests, error=error or missing or None, resume=resume)
 
     return asyncio.run(work())
 

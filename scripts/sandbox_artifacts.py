@@ -22,7 +22,7 @@ lists 40 reports, and each download costs one.
     uv run scripts/sandbox_artifacts.py 44d88612fea8a8f36de82e1278abb02f
     uv run scripts/sandbox_artifacts.py 44d88612fea8a8f36de82e1278abb02f --kind pcap,memdump --sandbox Zenbox
 
-An HTML report is a page with a malware author's strings: open it in a browser that you can throw away.
+HTML reports contain a malware author's strings: open them in a browser that you can throw away.
 
 Exit codes: 0 complete, 1 failed, 2 wrong usage or key, 3 incomplete, 4 quota exhausted, 130 interrupted.
 """
