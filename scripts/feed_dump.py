@@ -126,7 +126,8 @@ def read_blocks(path: Path) -> Iterator[bytes]:
 def save(package: Path, dump: Dump, minute: datetime) -> Counter[str]:
     """Verify a package, recompress it if zst is wanted, and rename it into place. Raises DAMAGE."""
     recompressed = package.with_suffix(".zst")
-    compressor, lines = zstandard.ZstdCompressor(level=3, write_checksum=True), 0
+    # Level 3 takes an eighth more time, and saves 3 % of the space.
+    compressor, lines = zstandard.ZstdCompressor(level=1, write_checksum=True), 0
     with open(recompressed, "wb") as file, compressor.stream_writer(file) as packed:
         for block in read_blocks(package):
             lines += block.count(b"\n")
