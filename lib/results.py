@@ -48,6 +48,19 @@ async def save_file(
     return row | {"status": "downloaded"}
 
 
+def encrypt(sample: Path, to: Path, *, name: str, password: str) -> None:
+    """Write an AES zip with the file `sample` under this name at the path `to`. Raises OSError."""
+    import pyzipper
+
+    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
+    try:
+        archive.setpassword(password.encode())
+        archive.write(sample, name)
+        archive.close()
+    finally:
+        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
+
+
 async def write_results(
     results: AsyncIterator[tuple[str, str]], client: VirusTotal, complete: set[str], file: TextIO | None = None
 ) -> int:

@@ -94,17 +94,6 @@ def check_archive(archive: Path, hashes: list[str]) -> None:
         raise VirusTotalError("WrongContent", f"the archive is damaged: {error}") from None
 
 
-def encrypt(sample: Path, to: Path) -> None:
-    """Write an AES zip of the file at the path `to`. Raises OSError."""
-    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
-    try:
-        archive.setpassword(PASSWORD.encode())
-        archive.write(sample, sample.name)
-        archive.close()
-    finally:
-        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
-
-
 async def fetch_sample(client: VirusTotal, wanted: str, *, to: Path, raw: bool = False) -> None:
     """Download one sample, check its hash, and save it in a zip, or as it is. Raises VirusTotalError and OSError.
 
@@ -115,7 +104,8 @@ async def fetch_sample(client: VirusTotal, wanted: str, *, to: Path, raw: bool =
         sample = Path(folder) / wanted
         await client.download("/files/{}/download", wanted, to=sample)
         await asyncio.to_thread(check_hash, sample)
-        await asyncio.to_thread(sample.replace if raw else partial(encrypt, sample), to)
+        save = sample.replace if raw else partial(encrypt, sample, name=wanted, password=PASSWORD)
+        await asyncio.to_thread(save, to)
 
 
 async def download(
@@ -614,7 +604,8 @@ class VirusTotal(vt.Client):
         try:
             return json.loads(await response._aiohttp_resp.read())
         except ValueError:
-            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+            message = "the response is not JSON; is a proxy in the way?"
+            raise VirusTotalError("InvalidResponse", message, may_have_run=True) from None
 
     async def pages(
         self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
@@ -750,6 +741,19 @@ async def save_file(
             raise
         return row | {"status": "failed", "path": None, "error": str(error)}
     return row | {"status": "downloaded"}
+
+
+def encrypt(sample: Path, to: Path, *, name: str, password: str) -> None:
+    """Write an AES zip with the file `sample` under this name at the path `to`. Raises OSError."""
+    import pyzipper
+
+    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
+    try:
+        archive.setpassword(password.encode())
+        archive.write(sample, name)
+        archive.close()
+    finally:
+        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
 
 
 async def write_results(

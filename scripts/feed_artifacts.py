@@ -107,19 +107,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def encrypt(sample: Path, digest: str, to: Path) -> None:
+def save_sample(sample: Path, digest: str, to: Path) -> None:
     """Write an AES zip of a sample. Raises VirusTotalError if the sample's hash is another, and OSError."""
-    import pyzipper
-
     if sha256(sample) != digest:
         raise VirusTotalError("WrongContent", "what arrived has another hash")
-    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
-    try:
-        archive.setpassword(b"infected")
-        archive.write(sample, digest)
-        archive.close()
-    finally:
-        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
+    encrypt(sample, to, name=digest, password="infected")  # noqa: S106 - the convention for malware archives
 
 
 async def download(client: VirusTotal, link: Link, to: Path) -> None:
@@ -129,7 +121,7 @@ async def download(client: VirusTotal, link: Link, to: Path) -> None:
         content = Path(folder) / "sample" if link["kind"] == "sample" else to
         await client.download("/{}" * len(segments), *segments, to=content)
         if link["kind"] == "sample":
-            await asyncio.to_thread(encrypt, content, link["id"], to)
+            await asyncio.to_thread(save_sample, content, link["id"], to)
 
 
 async def save(client: VirusTotal, link: Link, path: Path) -> Link:
@@ -627,7 +619,8 @@ class VirusTotal(vt.Client):
         try:
             return json.loads(await response._aiohttp_resp.read())
         except ValueError:
-            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+            message = "the response is not JSON; is a proxy in the way?"
+            raise VirusTotalError("InvalidResponse", message, may_have_run=True) from None
 
     async def pages(
         self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None
@@ -738,6 +731,19 @@ FATAL_STATUSES = (401, 403, 429)  # a refused key, a missing privilege, an exhau
 def is_fatal(client: VirusTotal, error: VirusTotalError, statuses: tuple[int, ...] = FATAL_STATUSES) -> bool:
     """Return whether every other request would fail, too: for one of these statuses, and where there is no network."""
     return error.status in statuses or not client.connected
+
+
+def encrypt(sample: Path, to: Path, *, name: str, password: str) -> None:
+    """Write an AES zip with the file `sample` under this name at the path `to`. Raises OSError."""
+    import pyzipper
+
+    archive = pyzipper.AESZipFile(to, "w", pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES)
+    try:
+        archive.setpassword(password.encode())
+        archive.write(sample, name)
+        archive.close()
+    finally:
+        archive.fp = None  # else it closes itself again, and the OSError of a full disk becomes a ValueError
 
 
 # [[[end]]]

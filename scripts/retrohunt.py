@@ -105,7 +105,7 @@ async def start_job(client: VirusTotal, attributes: dict[str, Any]) -> Job:
     try:
         return (await client._response_to_json(await client.post_async(JOBS, json_data=body)))["data"]
     except VirusTotalError as error:
-        if 400 <= error.status < 500 or error.code.startswith("ClientConnector"):  # refused, or never sent
+        if not error.may_have_run:
             raise
         lost = error
     log(f"{lost}: the response is lost; looking for the job in the job list")
@@ -733,7 +733,8 @@ class VirusTotal(vt.Client):
         try:
             return json.loads(await response._aiohttp_resp.read())
         except ValueError:
-            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+            message = "the response is not JSON; is a proxy in the way?"
+            raise VirusTotalError("InvalidResponse", message, may_have_run=True) from None
 
     async def pages(
         self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None

@@ -568,7 +568,8 @@ class VirusTotal(vt.Client):
         try:
             return json.loads(await response._aiohttp_resp.read())
         except ValueError:
-            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+            message = "the response is not JSON; is a proxy in the way?"
+            raise VirusTotalError("InvalidResponse", message, may_have_run=True) from None
 
     async def pages(
         self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None

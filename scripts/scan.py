@@ -150,7 +150,7 @@ async def submit(client: VirusTotal, target: Target) -> Item:
             response = await upload(client, target)
         return (await client._response_to_json(response))["data"]
     except VirusTotalError as error:
-        if error.status == 0 or error.status >= 500:
+        if error.may_have_run:
             error.message += "; VirusTotal may have received it: run the command again later, which looks it up first"
         raise
 
@@ -639,7 +639,8 @@ class VirusTotal(vt.Client):
         try:
             return json.loads(await response._aiohttp_resp.read())
         except ValueError:
-            raise VirusTotalError("InvalidResponse", "the response is not JSON; is a proxy in the way?") from None
+            message = "the response is not JSON; is a proxy in the way?"
+            raise VirusTotalError("InvalidResponse", message, may_have_run=True) from None
 
     async def pages(
         self, path: str, *args: Any, limit: int = 0, cursor: str | None = None, **params: str | None

@@ -59,7 +59,7 @@ def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))
     try:
         with pytest.raises(OSError, match="large"):
-            load("download").encrypt(sample, tmp_path / "zip")
+            load("download").encrypt(sample, tmp_path / "zip", name="sample", password="infected")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
